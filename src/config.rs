@@ -1,0 +1,304 @@
+//! Every number: its unit, its default, its reason, and what happens at the limit.
+
+use crate::error::{Error, Result};
+use std::time::Duration;
+
+/// Which web pages may connect (RFC 6455 10.2).
+///
+/// A browser tells in the `Origin` header which site a page is of. Clients that are not browsers send no
+/// such header and are always let in: they could claim anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origins {
+    /// Pages of the host that the request itself is for.
+    #[default]
+    SameHost,
+    /// Pages of that host, and of these origins, each written like `https://example.com` or
+    /// `http://192.168.1.5:8080`.
+    Also(Vec<String>),
+    /// Pages of any site. Any page that a user of your network opens can then connect in that user's name.
+    Any,
+}
+
+macro_rules! settings {
+    ($($(#[$doc:meta])* $field:ident: $type:ty = $default:expr,)*) => {
+        /// The limits and times of a server.
+        ///
+        /// Each field has a method of the same name that sets it, to be chained. What was not set has its default.
+        /// The values are checked when the server starts: a bad one is an [`Error`] that
+        /// names the field, the value and the rule.
+        ///
+        /// # Examples
+        ///
+        /// ```
+        /// use std::time::Duration;
+        /// use whit::{Config, Server};
+        ///
+        /// let config = Config::new()
+        ///     .max_message_bytes(1024)
+        ///     .ping_interval(Duration::from_secs(10))
+        ///     .pong_timeout(Duration::from_secs(3))
+        ///     .heartbeat(None);
+        /// let server = Server::new().config(config);
+        /// ```
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Config {
+            $($(#[$doc])* pub $field: $type,)*
+            /// Which web pages may connect; others get 403. Defaults to [`Origins::SameHost`].
+            pub origins: Origins,
+            /// The subprotocols that this server speaks, the most preferred first (RFC 6455 1.9). The
+            /// first of them that a client offers is chosen; where none fits, none is. Defaults to none.
+            pub subprotocols: Vec<String>,
+        }
+
+        impl Config {
+            /// The defaults.
+            #[must_use]
+            pub const fn new() -> Self {
+                Self {
+                    $($field: $default,)*
+                    origins: Origins::SameHost,
+                    subprotocols: Vec::new(),
+                }
+            }
+
+            $(
+                #[doc = concat!("Sets [`", stringify!($field), "`](field@Self::", stringify!($field), ").")]
+                #[must_use]
+                pub fn $field(mut self, $field: impl Into<$type>) -> Self {
+                    self.$field = $field.into();
+                    self
+                }
+            )*
+        }
+    };
+}
+
+settings! {
+    /// The most connections at once, handshakes and page loads included. Further ones get 503 with
+    /// `Retry-After`. Defaults to 1,024.
+    max_connections: usize = 1024,
+    /// The most connections at once from one IPv4 address or one IPv6 /64 network. Further ones get
+    /// 429. Defaults to `None`, no limit: behind a proxy all clients have one address.
+    max_connections_per_ip: Option<usize> = None,
+    /// The longest that a request head may take to arrive; then 408. Defaults to 5 s.
+    handshake_timeout: Duration = Duration::from_secs(5),
+    /// The longest request head in bytes; a longer one gets 431. Allocated as it arrives, and kept for
+    /// [`Connection::request`](crate::Connection::request). Defaults to 8 KiB.
+    max_head_bytes: usize = 8 * 1024,
+    /// The longest message taken from a client in bytes; a longer one closes the connection with 1009.
+    /// Up to this much, and as much again while fragments are joined, is allocated for a message being
+    /// received. Messages sent have no limit. Defaults to 64 KiB.
+    max_message_bytes: usize = 64 * 1024,
+    /// The read buffer in bytes, allocated for each connection for as long as it lives, and the
+    /// most that one read takes. More is faster for long messages and dearer for idle connections.
+    /// Defaults to 4 KiB.
+    read_buffer_bytes: usize = 4 * 1024,
+    /// How many messages from a client wait for its handler. When they are as many, no more is
+    /// read, the kernel's window closes, and the client slows down. Defaults to 16.
+    inbound_capacity: usize = 16,
+    /// How many messages wait to be sent to a client. When they are as many,
+    /// [`write`](crate::Connection::write) waits and [`try_write`](crate::Connection::try_write) gives
+    /// the message back. Defaults to 64.
+    outbound_capacity: usize = 64,
+    /// The longest that a client may take nothing of what is being sent to it; then the connection ends,
+    /// unclean. Any progress starts the time anew. Defaults to 10 s.
+    write_timeout: Duration = Duration::from_secs(10),
+    /// How often each client is sent a Ping (RFC 6455 5.5.2). `None` sends none: a client that vanished
+    /// without a word is then noticed only when something cannot be sent. Defaults to 30 s.
+    ping_interval: Option<Duration> = Some(Duration::from_secs(30)),
+    /// The longest that a client may be silent after a Ping; then the connection ends, unclean. Any byte
+    /// from it counts as life. Not longer than `ping_interval`. Defaults to 10 s.
+    pong_timeout: Duration = Duration::from_secs(10),
+    /// How often the text message [`HEARTBEAT`](crate::HEARTBEAT) is sent to every client, for pages that
+    /// want to see life (a browser does not show its scripts the pings). It does not wait behind queued
+    /// messages. Defaults to `None`.
+    heartbeat: Option<Duration> = None,
+    /// The longest that an ended connection may take to part: for the client's Close after ours, its end
+    /// of the TCP connection, and the handler's return; then it is dropped. Also the most that the handler
+    /// gets to answer what a client sent before its Close. Defaults to 5 s.
+    close_timeout: Duration = Duration::from_secs(5),
+    /// The longest that a shutdown waits for connections to part; then they are dropped. Defaults to 10 s.
+    drain_timeout: Duration = Duration::from_secs(10),
+}
+
+/// Long enough for anyone, and short enough that no sum of a time and a timeout overflows.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+impl Config {
+    /// Lets web pages of `origin` connect too, beside those of the same host.
+    #[must_use]
+    pub fn allow_origin(mut self, origin: impl Into<String>) -> Self {
+        match &mut self.origins {
+            Origins::SameHost => self.origins = Origins::Also(vec![origin.into()]),
+            Origins::Also(list) => list.push(origin.into()),
+            Origins::Any => {}
+        }
+        self
+    }
+
+    /// Lets web pages of any site connect: see [`Origins::Any`].
+    #[must_use]
+    pub fn allow_any_origin(mut self) -> Self {
+        self.origins = Origins::Any;
+        self
+    }
+
+    /// Sets [`subprotocols`](field@Self::subprotocols).
+    #[must_use]
+    pub fn subprotocols<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        self.subprotocols = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Checks all fields, as a server does when it starts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] names the first field whose value breaks its rule.
+    ///
+    /// ```
+    /// let error = whit::Config::new().max_message_bytes(0usize).check().unwrap_err();
+    /// assert_eq!(error.to_string(), "max_message_bytes is 0: a message needs room for at least 1 byte");
+    /// ```
+    pub fn check(&self) -> Result<()> {
+        let at_least = |field, value: usize, least: usize, rule| {
+            if value < least {
+                Err(bad(field, value, rule))
+            } else {
+                Ok(())
+            }
+        };
+        at_least(
+            "max_connections",
+            self.max_connections,
+            1,
+            "a server takes at least 1 connection",
+        )?;
+        at_least(
+            "max_connections_per_ip",
+            self.max_connections_per_ip.unwrap_or(1),
+            1,
+            "an address may have at least 1 connection, None is for no limit",
+        )?;
+        at_least(
+            "max_head_bytes",
+            self.max_head_bytes,
+            512,
+            "a browser's request head needs at least 512 bytes",
+        )?;
+        at_least(
+            "max_message_bytes",
+            self.max_message_bytes,
+            1,
+            "a message needs room for at least 1 byte",
+        )?;
+        at_least(
+            "read_buffer_bytes",
+            self.read_buffer_bytes,
+            128,
+            "a read buffer has at least 128 bytes",
+        )?;
+        at_least(
+            "inbound_capacity",
+            self.inbound_capacity,
+            1,
+            "a queue has room for at least 1 message",
+        )?;
+        at_least(
+            "outbound_capacity",
+            self.outbound_capacity,
+            1,
+            "a queue has room for at least 1 message",
+        )?;
+
+        for (field, value) in [
+            ("handshake_timeout", Some(self.handshake_timeout)),
+            ("write_timeout", Some(self.write_timeout)),
+            ("ping_interval", self.ping_interval),
+            ("pong_timeout", Some(self.pong_timeout)),
+            ("heartbeat", self.heartbeat),
+            ("close_timeout", Some(self.close_timeout)),
+            ("drain_timeout", Some(self.drain_timeout)),
+        ] {
+            let Some(value) = value else { continue };
+            if value.is_zero() || value > LONGEST {
+                return Err(bad(
+                    field,
+                    format!("{value:?}"),
+                    "a time is longer than zero and at most 365 days",
+                ));
+            }
+        }
+        if self
+            .ping_interval
+            .is_some_and(|interval| self.pong_timeout > interval)
+        {
+            return Err(bad(
+                "pong_timeout",
+                format!("{:?}", self.pong_timeout),
+                "it is not longer than ping_interval, or pings would overtake each other",
+            ));
+        }
+
+        if let Origins::Also(list) = &self.origins {
+            if let Some(origin) = list.iter().find(|origin| !is_origin(origin)) {
+                return Err(bad(
+                    "origins",
+                    format!("{origin:?}"),
+                    "an origin is a scheme and a host, with a port where it is not the usual one, such as https://example.com:8443",
+                ));
+            }
+        }
+        for (i, name) in self.subprotocols.iter().enumerate() {
+            if name.is_empty() || !name.bytes().all(is_token_byte) {
+                return Err(bad(
+                    "subprotocols",
+                    format!("{name:?}"),
+                    "a name is an HTTP token: letters, digits and !#$%&'*+-.^_`|~",
+                ));
+            }
+            if self.subprotocols[..i].contains(name) {
+                return Err(bad(
+                    "subprotocols",
+                    format!("{name:?}"),
+                    "each name stands once",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn bad(field: &'static str, value: impl ToString, rule: &'static str) -> Error {
+    Error::Config {
+        field,
+        value: value.to_string(),
+        rule,
+    }
+}
+
+fn is_origin(origin: &str) -> bool {
+    origin.split_once("://").is_some_and(|(scheme, host)| {
+        !scheme.is_empty()
+            && scheme
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+            && !host.is_empty()
+            && host
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && !b"/?#@".contains(&byte))
+    })
+}
+
+/// RFC 9110 5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}

@@ -1,0 +1,432 @@
+//! The handle that a handler holds, and the life of a connection: its futures joined, and one end.
+
+use crate::{
+    close::{CloseCode, Closed, ClosedBy},
+    config::Config,
+    latch::Latch,
+    link::{Link, Open},
+    message::Message,
+    queue::Rejected,
+    reactor,
+    reader::{self, Lost},
+    request::Request,
+    route::Handler,
+    wire::{FrameReader, FrameWriter},
+    writer,
+};
+use async_channel::Receiver;
+use futures_lite::{FutureExt, Stream, StreamExt, future};
+use std::{
+    fmt,
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+/// A WebSocket connection: what its handler holds of it.
+///
+/// A cheap handle: clones are of the same connection, and all their methods take `&self`, so that reading and
+/// writing can go on side by side. It is not `Send`; everything runs on one thread.
+///
+/// The connection ends when either side closes it, when its handler returns, or when all its handles
+/// are dropped. A handler that returns `Ok` closes with [`NORMAL`](CloseCode::NORMAL); one that returns an error
+/// or panics, with [`INTERNAL_ERROR`](CloseCode::INTERNAL_ERROR).
+///
+/// As a [`Stream`], a handle gives the messages that [`read`](Self::read) would, and ends where that fails.
+///
+/// # Examples
+///
+/// Reading and writing in turn, and side by side:
+///
+/// ```
+/// use futures_lite::{StreamExt, future};
+/// use std::time::Duration;
+/// use whit::{Closed, Connection};
+///
+/// async fn echo(conn: Connection) -> Result<(), Closed> {
+///     loop {
+///         conn.write(conn.read().await?).await?;
+///     }
+/// }
+///
+/// async fn clock(conn: Connection) -> Result<(), Closed> {
+///     let tick = async {
+///         loop {
+///             conn.write("tick").await?;
+///             smol::Timer::after(Duration::from_secs(1)).await;
+///         }
+///     };
+///     let count = async {
+///         let asked = conn.clone().count().await;
+///         println!("{asked} messages from {:?}", conn.request().peer_addr());
+///         Err(conn.closed().await)
+///     };
+///     future::or(tick, count).await
+/// }
+/// # whit::Server::new().route("/echo", echo).route("/clock", clock);
+/// ```
+#[derive(Clone)]
+pub struct Connection {
+    handle: Rc<Handle>,
+    /// Made when this handle is first used as a stream.
+    stream: Messages,
+}
+
+struct Handle {
+    link: Rc<Link>,
+    request: Request,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.link.abandoned.set(());
+    }
+}
+
+#[derive(Default)]
+struct Messages(Option<Pin<Box<Receiver<Message>>>>);
+
+impl Clone for Messages {
+    fn clone(&self) -> Self {
+        Self(None)
+    }
+}
+
+/// Why [`Connection::try_write`] did not take a message, with the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TryWriteError {
+    /// As many messages wait already as [`outbound_capacity`](crate::Config::outbound_capacity) allows.
+    Full(Message),
+    /// The connection is closed: [`Connection::close_reason`] tells why.
+    Closed(Message),
+}
+
+impl TryWriteError {
+    /// The message that was not taken.
+    pub fn into_message(self) -> Message {
+        match self {
+            Self::Full(message) | Self::Closed(message) => message,
+        }
+    }
+}
+
+impl fmt::Display for TryWriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "the outbound queue is full",
+            Self::Closed(_) => "the connection is closed",
+        })
+    }
+}
+
+impl std::error::Error for TryWriteError {}
+
+impl Connection {
+    /// Waits for the next message.
+    ///
+    /// Messages come whole, in order, each to one reader only. What was received before the peer closed, or
+    /// before [`close`](Self::close) was called, can still be read.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future before it is ready loses no message.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] once the connection is closed and all messages are read, and ever after.
+    pub async fn read(&self) -> Result<Message, Closed> {
+        let link = &self.handle.link;
+        link.answering.set(false);
+        match link.inbound.pop().await {
+            Some(message) => {
+                link.answering.set(true);
+                Ok(message)
+            }
+            None => Err(self.ended()),
+        }
+    }
+
+    /// Queues a message to be sent; waits while the outbound queue is full.
+    ///
+    /// A message that was taken is sent before the connection's Close, unless the connection breaks, or
+    /// the peer closes it first.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, the message is not sent.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the connection is closed, or is closed while this waits. The message is not sent then. To keep
+    /// it, use [`try_write`](Self::try_write).
+    pub async fn write(&self, message: impl Into<Message>) -> Result<(), Closed> {
+        let link = &self.handle.link;
+        link.outbound
+            .push(message.into())
+            .await
+            .map_err(|_| self.ended())?;
+        link.answering.set(false);
+        Ok(())
+    }
+
+    /// Queues a message to be sent if there is room for it now.
+    ///
+    /// # Errors
+    ///
+    /// [`TryWriteError`] gives the message back and tells whether there was no room, or the connection is closed.
+    pub fn try_write(&self, message: impl Into<Message>) -> Result<(), TryWriteError> {
+        let link = &self.handle.link;
+        link.outbound
+            .try_push(message.into())
+            .map_err(|rejected| match rejected {
+                Rejected::Full(message) => TryWriteError::Full(message),
+                Rejected::Closed(message) => TryWriteError::Closed(message),
+            })?;
+        link.answering.set(false);
+        Ok(())
+    }
+
+    /// Closes the connection, with a reason for the peer of up to 123 bytes; a longer one is cut.
+    ///
+    /// It returns at once. Messages that were queued before are still sent, then the Close; then the peer has
+    /// [`close_timeout`](crate::Config::close_timeout) to part. A connection that is closing already stays as it is:
+    /// only the first close counts (RFC 6455 7.1.1 to 7.1.4).
+    ///
+    /// Two codes cannot be sent: [`NO_STATUS`](CloseCode::NO_STATUS) makes a Close without a code;
+    /// [`ABNORMAL`](CloseCode::ABNORMAL) drops the connection at once, and what is still queued with it.
+    pub fn close(&self, code: CloseCode, reason: &str) {
+        self.handle
+            .link
+            .close(Closed::new(ClosedBy::Local, code, reason));
+    }
+
+    /// Waits until the connection is closed, by whomever, and tells how.
+    ///
+    /// The Close may still be on its way then, and messages that came before it may still be unread.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only waits: it can be dropped and called again.
+    pub async fn closed(&self) -> Closed {
+        self.handle.link.closing.wait().await.clone()
+    }
+
+    /// How the connection was closed, or `None` while it is open.
+    pub fn close_reason(&self) -> Option<Closed> {
+        self.handle.link.closing.get().cloned()
+    }
+
+    /// The request that the connection began with.
+    pub fn request(&self) -> &Request {
+        &self.handle.request
+    }
+
+    /// The handler came to the end: what it has not answered by now it will not.
+    fn ended(&self) -> Closed {
+        let link = &self.handle.link;
+        link.outbound.close();
+        let never = || Closed::lost(ClosedBy::Local, "");
+        link.closing.get().cloned().unwrap_or_else(never)
+    }
+}
+
+impl Stream for Connection {
+    type Item = Message;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        let Self { handle, stream } = &mut *self;
+        let link = &handle.link;
+        link.answering.set(false);
+        let next = stream
+            .0
+            .get_or_insert_with(|| link.inbound.stream())
+            .poll_next(cx);
+        match &next {
+            Poll::Ready(Some(_)) => link.answering.set(true),
+            Poll::Ready(None) => link.outbound.close(),
+            Poll::Pending => {}
+        }
+        next
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("id", &self.handle.link.id)
+            .field("path", &self.handle.request.path())
+            .field("peer_addr", &self.handle.request.peer_addr())
+            .field("closed", &self.handle.link.closing.get())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs a connection from its upgrade until nothing of it is left.
+pub(crate) async fn run(
+    open: Open,
+    request: Request,
+    frames_in: FrameReader,
+    frames_out: FrameWriter,
+    handler: &Handler,
+    config: &Config,
+) {
+    let link = open.link().clone();
+    let log = Log::open(&link, &request);
+    let conn = Connection {
+        handle: Rc::new(Handle {
+            link: link.clone(),
+            request,
+        }),
+        stream: Messages(None),
+    };
+    let parted = Latch::default();
+
+    let talking = async {
+        talk(&link, frames_in, frames_out, config).await;
+        drop(open);
+        log.close(&link);
+        parted.set(());
+    };
+    let handling = future::or(handle(&link, handler, conn), async {
+        link.abandoned.wait().await;
+        link.close(Closed::new(ClosedBy::Local, CloseCode::NORMAL, ""));
+        future::pending().await
+    });
+    // A handler that does not look at its connection would otherwise outlive it without an end.
+    let handling = future::or(handling, async {
+        parted.wait().await;
+        reactor::sleep(config.close_timeout).await;
+        log::warn!(
+            "#{} its handler has not returned {:?} after the end: dropped",
+            link.id,
+            config.close_timeout
+        );
+    });
+    future::zip(talking, handling).await;
+}
+
+/// Runs the handler, and closes as its end demands.
+async fn handle(link: &Link, handler: &Handler, conn: Connection) {
+    let end = AssertUnwindSafe(async { handler(conn).await })
+        .catch_unwind()
+        .await;
+    let (code, reason) = match end {
+        Ok(Ok(())) => (CloseCode::NORMAL, ""),
+        // After a close the error is most likely that close, handed on with `?`.
+        Ok(Err(_)) if link.closing.is_set() => (CloseCode::NORMAL, ""),
+        Ok(Err(error)) => {
+            log::warn!("#{} its handler failed: {error}", link.id);
+            (CloseCode::INTERNAL_ERROR, "the handler failed")
+        }
+        Err(_) => {
+            log::error!("#{} its handler panicked", link.id);
+            (CloseCode::INTERNAL_ERROR, "the handler failed")
+        }
+    };
+    link.close(Closed::new(ClosedBy::Local, code, reason));
+}
+
+/// Reads and writes until the connection is closed both ways or lost, then ends the stream.
+async fn talk(
+    link: &Link,
+    mut frames_in: FrameReader,
+    mut frames_out: FrameWriter,
+    config: &Config,
+) {
+    let parting = future::or(
+        exchange(link, &mut frames_in, &mut frames_out, config),
+        async {
+            link.lost().await;
+            Err(Lost)
+        },
+    )
+    .await;
+    match parting {
+        Ok(deadline) => {
+            reactor::timeout_at(deadline, frames_out.end()).await;
+        }
+        Err(Lost) => {
+            if let Some(closed) = link.closing.get() {
+                frames_out.abort(closed).await;
+            }
+        }
+    }
+}
+
+/// Reads and writes until both are done. Gives the time by which the peer has to part.
+async fn exchange(
+    link: &Link,
+    frames_in: &mut FrameReader,
+    frames_out: &mut FrameWriter,
+    config: &Config,
+) -> Result<std::time::Instant, Lost> {
+    enum First {
+        Read(Result<(), Lost>),
+        Wrote(Result<(), Lost>),
+    }
+    let mut reading = pin!(reader::run(link, frames_in));
+    let mut writing = pin!(writer::run(link, frames_out, config));
+
+    let first = future::or(async { First::Read(reading.as_mut().await) }, async {
+        First::Wrote(writing.as_mut().await)
+    })
+    .await;
+    let deadline = || reactor::now() + config.close_timeout;
+    match first {
+        First::Read(read) => {
+            read?;
+            // The handler may still answer what came before the peer's Close, then ours is sent.
+            if let Some(wrote) = reactor::timeout(config.close_timeout, writing.as_mut()).await {
+                wrote?;
+            } else {
+                link.outbound.close();
+                writing.await?;
+            }
+            Ok(deadline())
+        }
+        First::Wrote(wrote) => {
+            wrote?;
+            let deadline = deadline();
+            reactor::timeout_at(deadline, reading)
+                .await
+                .unwrap_or(Err(Lost))?;
+            Ok(deadline)
+        }
+    }
+}
+
+/// The two lines that the log has of every connection.
+struct Log {
+    who: String,
+    opened: std::time::Instant,
+}
+
+impl Log {
+    fn open(link: &Link, request: &Request) -> Self {
+        let peer = request
+            .peer_addr()
+            .map_or_else(|| "local".into(), |addr| addr.to_string());
+        let who = format!("#{} {peer} {}", link.id, request.path().escape_debug());
+        log::info!("{who} open");
+        Self {
+            who,
+            opened: reactor::now(),
+        }
+    }
+
+    fn close(&self, link: &Link) {
+        let Some(closed) = link.closing.get() else {
+            return;
+        };
+        log::info!(
+            "{} {closed}, after {:.1} s, received {} messages ({} bytes), sent {} ({} bytes)",
+            self.who,
+            self.opened.elapsed().as_secs_f64(),
+            link.received.messages.get(),
+            link.received.bytes.get(),
+            link.sent.messages.get(),
+            link.sent.bytes.get(),
+        );
+    }
+}

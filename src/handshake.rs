@@ -1,0 +1,178 @@
+//! What a request head gets: the upgrade to a WebSocket, a page, or the right refusal (RFC 6455 4.2).
+
+use crate::{
+    config::{Config, Origins},
+    error::Refusal,
+    request::Request,
+    response::Response,
+    route::{Handler, Routes},
+};
+use async_tungstenite::tungstenite::handshake::derive_accept_key;
+
+/// What to do with a request.
+pub(crate) enum Verdict {
+    /// Answer with these bytes and become a connection of this handler's.
+    Upgrade {
+        handler: Handler,
+        answer: String,
+        subprotocol: Option<Box<str>>,
+    },
+    Answer(Response),
+}
+
+pub(crate) fn judge(
+    request: &Request,
+    routes: &Routes,
+    config: &Config,
+) -> Result<Verdict, Refusal> {
+    let handler = routes.handlers.find(request.path());
+    let page = routes.pages.find(request.path());
+    let wants_upgrade = request
+        .header_list("upgrade")
+        .any(|name| name.eq_ignore_ascii_case("websocket"));
+
+    match (handler, page) {
+        (Some((_, handler)), _) if wants_upgrade => {
+            let key = check_upgrade(request, config)?;
+            let subprotocol = choose_subprotocol(request, config);
+            let mut answer = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n",
+                derive_accept_key(key.as_bytes()),
+            );
+            if let Some(name) = subprotocol {
+                answer += "Sec-WebSocket-Protocol: ";
+                answer += name;
+                answer += "\r\n";
+            }
+            answer += "\r\n";
+            Ok(Verdict::Upgrade {
+                handler: handler.clone(),
+                answer,
+                subprotocol: subprotocol.map(Into::into),
+            })
+        }
+        (Some((fit, _)), page) if page.is_none_or(|(page_fit, _)| page_fit < fit) => {
+            Err(match request.method() {
+                "GET" => Refusal::NotAnUpgrade {
+                    url: websocket_url(request),
+                },
+                _ => Refusal::MethodNotAllowed("GET"),
+            })
+        }
+        (_, Some((_, page))) => match request.method() {
+            "GET" | "HEAD" => Ok(Verdict::Answer(page(request))),
+            _ => Err(Refusal::MethodNotAllowed("GET, HEAD")),
+        },
+        (_, None) => Err(Refusal::NotFound),
+    }
+}
+
+/// Checks what RFC 6455 4.2.1 demands of a handshake, and who it is from. Gives its key.
+fn check_upgrade<'a>(request: &'a Request, config: &Config) -> Result<&'a str, Refusal> {
+    if request.method() != "GET" {
+        return Err(Refusal::MethodNotAllowed("GET"));
+    }
+    if !request.is_http_1_1() {
+        return Err(Refusal::BadRequest(
+            "a WebSocket handshake is HTTP/1.1 (RFC 6455 4.1)",
+        ));
+    }
+    if !request
+        .header_list("connection")
+        .any(|name| name.eq_ignore_ascii_case("upgrade"))
+    {
+        return Err(Refusal::BadRequest(
+            "the Connection header lacks Upgrade: a proxy on the way may have dropped it (RFC 6455 4.2.1)",
+        ));
+    }
+    if request.header("sec-websocket-version").map(str::trim) != Some("13") {
+        return Err(Refusal::WrongVersion);
+    }
+    if request.has_body() {
+        return Err(Refusal::BadRequest("a WebSocket handshake has no body"));
+    }
+    if !origin_may_connect(request, config) {
+        return Err(Refusal::ForeignOrigin);
+    }
+    let mut keys = request.header_values("sec-websocket-key");
+    match (keys.next().map(str::trim), keys.next()) {
+        (Some(key), None) if is_key(key) => Ok(key),
+        _ => Err(Refusal::BadRequest(
+            "a WebSocket handshake has one Sec-WebSocket-Key: 16 bytes in base64 (RFC 6455 4.1)",
+        )),
+    }
+}
+
+/// 16 bytes in base64 are 22 characters, of which the last has 4 bits that say nothing, and two signs of padding.
+fn is_key(key: &str) -> bool {
+    key.strip_suffix("==").is_some_and(|digits| {
+        digits.len() == 22
+            && digits
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(&byte))
+            && digits.ends_with(['A', 'Q', 'g', 'w'])
+    })
+}
+
+fn origin_may_connect(request: &Request, config: &Config) -> bool {
+    let mut origins = request.header_values("origin");
+    let Some(origin) = origins.next() else {
+        return true;
+    };
+    let same_host = || match (request.header("host"), origin.split_once("://")) {
+        (Some(host), Some((scheme, origin_host))) => {
+            let port = default_port(scheme);
+            without_port(host, port).eq_ignore_ascii_case(without_port(origin_host, port))
+        }
+        _ => false,
+    };
+    match &config.origins {
+        Origins::Any => true,
+        _ if origins.next().is_some() => false,
+        Origins::SameHost => same_host(),
+        Origins::Also(list) => {
+            same_host() || list.iter().any(|listed| is_same_origin(listed, origin))
+        }
+    }
+}
+
+fn is_same_origin(one: &str, other: &str) -> bool {
+    match (one.split_once("://"), other.split_once("://")) {
+        (Some((scheme, host)), Some((other_scheme, other_host))) => {
+            let port = default_port(scheme);
+            scheme.eq_ignore_ascii_case(other_scheme)
+                && without_port(host, port).eq_ignore_ascii_case(without_port(other_host, port))
+        }
+        _ => false,
+    }
+}
+
+fn default_port(scheme: &str) -> &'static str {
+    if scheme.eq_ignore_ascii_case("https") {
+        ":443"
+    } else {
+        ":80"
+    }
+}
+
+fn without_port<'a>(host: &'a str, port: &str) -> &'a str {
+    host.strip_suffix(port).unwrap_or(host)
+}
+
+/// The first name of ours that the client offers.
+fn choose_subprotocol<'a>(request: &Request, config: &'a Config) -> Option<&'a str> {
+    config.subprotocols.iter().map(String::as_str).find(|name| {
+        request
+            .header_list("sec-websocket-protocol")
+            .any(|offered| offered == *name)
+    })
+}
+
+/// The WebSocket address of what was asked for, as the client knows this server.
+fn websocket_url(request: &Request) -> String {
+    format!(
+        "ws://{}{}",
+        request.header("host").unwrap_or("HOST"),
+        request.path()
+    )
+}

@@ -1,0 +1,81 @@
+//! The heartbeat future: one for the whole server, with one timer for all that is due.
+
+use crate::{
+    close::{Closed, ClosedBy},
+    config::Config,
+    link::Links,
+    reactor,
+};
+use std::time::{Duration, Instant};
+
+/// Something that is due again and again.
+struct Period {
+    every: Duration,
+    next: Instant,
+}
+
+impl Period {
+    fn starting(now: Instant, every: Option<Duration>) -> Option<Self> {
+        every.map(|every| Self {
+            every,
+            next: now + every,
+        })
+    }
+
+    /// Whether it is due. Turns that were missed, as when the machine slept, are left out.
+    fn take_due(&mut self, now: Instant) -> bool {
+        let due = self.next <= now;
+        if due {
+            self.next += self.every;
+            if self.next <= now {
+                self.next = now + self.every;
+            }
+        }
+        due
+    }
+}
+
+/// Sends what is due to all connections in one pass, and ends those that are not heard from. Sleeps while no one
+/// is connected. Never returns.
+pub(crate) async fn run(links: &Links, config: &Config) {
+    loop {
+        links.wait().await;
+        let now = reactor::now();
+        let mut pings = Period::starting(now, config.ping_interval);
+        let mut heartbeats = Period::starting(now, config.heartbeat);
+        let mut pongs_until: Option<Instant> = None;
+
+        while !links.is_empty() {
+            let next = [&pings, &heartbeats]
+                .into_iter()
+                .filter_map(|period| period.as_ref().map(|period| period.next))
+                .chain(pongs_until)
+                .min();
+            match next {
+                Some(next) => reactor::sleep_until(next).await,
+                None => std::future::pending().await,
+            }
+
+            let now = reactor::now();
+            if pongs_until.is_some_and(|deadline| deadline <= now) {
+                pongs_until = None;
+                let reason = format!("no pong within {:?}", config.pong_timeout);
+                links.for_each(|link| {
+                    if link.is_unanswered() {
+                        link.close(Closed::lost(ClosedBy::Local, &reason));
+                    }
+                });
+            }
+            if pings.as_mut().is_some_and(|period| period.take_due(now)) {
+                pongs_until = Some(now + config.pong_timeout);
+                links.for_each(|link| link.ping());
+            }
+            if heartbeats
+                .as_mut()
+                .is_some_and(|period| period.take_due(now))
+            {
+                links.for_each(|link| link.control.ask(|due| due.heartbeat = true));
+            }
+        }
+    }
+}

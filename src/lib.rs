@@ -1,0 +1,41 @@
+//! A WebSocket server for small machines.
+#![doc = include_str!("../README.md")]
+
+mod close;
+mod config;
+mod connection;
+mod error;
+mod handshake;
+mod heartbeat;
+mod latch;
+mod link;
+mod message;
+#[cfg(feature = "testing")]
+mod pipe;
+mod queue;
+mod reactor;
+mod reader;
+mod request;
+mod response;
+mod route;
+mod server;
+mod socket;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod wire;
+mod writer;
+
+pub use crate::{
+    close::{CloseCode, Closed, ClosedBy},
+    config::{Config, Origins},
+    connection::{Connection, TryWriteError},
+    error::{Error, Result},
+    message::{Message, Text},
+    request::Request,
+    response::Response,
+    server::{Server, ShutdownHandle},
+    socket::Listener,
+};
+
+/// The text of the application heartbeat: see [`Config::heartbeat`](field@Config::heartbeat).
+pub const HEARTBEAT: &str = "heartbeat";

@@ -1,0 +1,232 @@
+//! What the futures of one connection share, and the set of all that are open.
+
+use crate::{
+    close::{CloseCode, Closed, ClosedBy},
+    config::Config,
+    latch::Latch,
+    message::Message,
+    queue::Queue,
+    socket::Socket,
+};
+use bytes::Bytes;
+use event_listener::Event;
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+};
+
+/// The middle of a connection: the two queues, the close cell, and what goes past the queues.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) id: u64,
+    socket: Rc<Socket>,
+    pub(crate) inbound: Queue<Message>,
+    pub(crate) outbound: Queue<Message>,
+    /// The first reason to end wins.
+    pub(crate) closing: Latch<Closed>,
+    /// No handle of the connection is left.
+    pub(crate) abandoned: Latch<()>,
+    pub(crate) control: Control,
+    pub(crate) received: Count,
+    pub(crate) sent: Count,
+    /// The handler took a message and has not come back for the next one: it may be about to answer.
+    pub(crate) answering: Cell<bool>,
+    /// The reader waits for the handler, so that nothing can be heard from the peer.
+    pub(crate) reader_waits: Cell<bool>,
+    /// The writer waits for the peer, under a deadline of its own.
+    pub(crate) writer_waits: Cell<bool>,
+    pinged: Cell<bool>,
+}
+
+/// Messages that passed, and the bytes of their payloads.
+#[derive(Debug, Default)]
+pub(crate) struct Count {
+    pub(crate) messages: Cell<u64>,
+    pub(crate) bytes: Cell<u64>,
+}
+
+impl Count {
+    pub(crate) fn add(&self, message_bytes: usize) {
+        self.messages.set(self.messages.get() + 1);
+        self.bytes.set(self.bytes.get() + message_bytes as u64);
+    }
+}
+
+impl Link {
+    pub(crate) fn new(id: u64, socket: Rc<Socket>, config: &Config) -> Self {
+        Self {
+            id,
+            socket,
+            inbound: Queue::bounded(config.inbound_capacity),
+            outbound: Queue::bounded(config.outbound_capacity),
+            closing: Latch::default(),
+            abandoned: Latch::default(),
+            control: Control::default(),
+            received: Count::default(),
+            sent: Count::default(),
+            answering: Cell::new(false),
+            reader_waits: Cell::new(false),
+            writer_waits: Cell::new(false),
+            pinged: Cell::new(false),
+        }
+    }
+
+    /// Ends the connection, unless it is ending already: nothing more is taken in either direction, and what
+    /// was taken is still delivered.
+    pub(crate) fn close(&self, closed: Closed) {
+        self.closing.set(closed);
+        self.inbound.close();
+        self.outbound.close();
+    }
+
+    /// Ends the direction from the peer only: the handler may still answer what came before.
+    pub(crate) fn close_input(&self, closed: Closed) {
+        self.closing.set(closed);
+        self.inbound.close();
+        if self.inbound.is_empty() && !self.answering.get() {
+            self.outbound.close();
+        }
+    }
+
+    /// Asks the writer for a Ping. The next [`is_unanswered`](Self::is_unanswered) tells of it.
+    pub(crate) fn ping(&self) {
+        self.socket.take_heard();
+        self.pinged.set(true);
+        self.control.ask(|due| due.ping = true);
+    }
+
+    /// Whether nothing was heard since the last ping, though something could have been.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        let silent = !self.socket.take_heard();
+        self.pinged.take() && silent && !self.reader_waits.get() && !self.writer_waits.get()
+    }
+
+    /// Waits until the connection is lost, so that there is no sense in sending any more.
+    pub(crate) async fn lost(&self) {
+        if self.closing.wait().await.is_clean() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What the writer is to send before any queued message.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    due: RefCell<Due>,
+    /// Tells the writer that something is due.
+    asked: Event,
+    /// Tells the reader that pongs were taken.
+    taken: Event,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Due {
+    pub(crate) ping: bool,
+    pub(crate) heartbeat: bool,
+    pub(crate) pongs: VecDeque<Bytes>,
+}
+
+impl Due {
+    /// A peer may have sent this many pings that are not answered yet; then no more is read from it.
+    const MAX_PONGS: usize = 16;
+
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.ping && !self.heartbeat && self.pongs.is_empty()
+    }
+}
+
+impl Control {
+    pub(crate) fn ask(&self, what: impl FnOnce(&mut Due)) {
+        what(&mut self.due.borrow_mut());
+        self.asked.notify(1);
+    }
+
+    /// Has a Pong sent; waits while too many others are.
+    pub(crate) async fn pong(&self, payload: Bytes) {
+        while self.due.borrow().pongs.len() >= Due::MAX_PONGS {
+            self.taken.listen().await;
+        }
+        self.ask(|due| due.pongs.push_back(payload));
+    }
+
+    pub(crate) fn take(&self) -> Due {
+        let due = self.due.take();
+        if !due.pongs.is_empty() {
+            self.taken.notify(1);
+        }
+        due
+    }
+
+    /// Waits until something is due.
+    pub(crate) async fn wait(&self) {
+        while self.due.borrow().is_empty() {
+            self.asked.listen().await;
+        }
+    }
+}
+
+/// All connections that are open, by their number.
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    open: RefCell<BTreeMap<u64, Rc<Link>>>,
+    last_id: Cell<u64>,
+    opened: Event,
+}
+
+impl Links {
+    pub(crate) fn next_id(&self) -> u64 {
+        self.last_id.set(self.last_id.get() + 1);
+        self.last_id.get()
+    }
+
+    /// Makes `link` one of the open ones for as long as the answer lives.
+    pub(crate) fn enter(self: &Rc<Self>, link: Rc<Link>) -> Open {
+        self.open.borrow_mut().insert(link.id, link.clone());
+        self.opened.notify(1);
+        Open {
+            links: self.clone(),
+            link,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.borrow().is_empty()
+    }
+
+    /// Waits until there is one.
+    pub(crate) async fn wait(&self) {
+        while self.is_empty() {
+            self.opened.listen().await;
+        }
+    }
+
+    pub(crate) fn for_each(&self, mut what: impl FnMut(&Link)) {
+        self.open.borrow().values().for_each(|link| what(link));
+    }
+}
+
+/// An open connection's place among the others. Dropping it is the one end that every connection comes to.
+#[derive(Debug)]
+pub(crate) struct Open {
+    links: Rc<Links>,
+    link: Rc<Link>,
+}
+
+impl Open {
+    pub(crate) fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // Where nobody closed, the server itself was dropped.
+        self.link.close(Closed::new(
+            ClosedBy::Local,
+            CloseCode::ABNORMAL,
+            "the server was dropped",
+        ));
+        self.links.open.borrow_mut().remove(&self.link.id);
+    }
+}

@@ -1,0 +1,357 @@
+//! The `whit` command: an echo server with a heartbeat, and a page to try it at.
+
+use async_signal::{Signal, Signals};
+use futures_lite::{StreamExt, future};
+use lexopt::{Parser, ValueExt, prelude::*};
+use std::{
+    error::Error,
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+    time::Duration,
+};
+use whit::{Closed, Config, Connection, Listener, Response, Server};
+
+const HELP: &str = "\
+A WebSocket echo server with a heartbeat, and a page at / to try it.
+
+Usage: whit [serve] [OPTIONS]
+
+Options:
+      --listen ADDR                Listen on this address, such as 0.0.0.0:7777 or [::1]:0. Port 0 lets the
+                                   system choose. Repeatable [default: 127.0.0.1:7777]
+      --path PATH                  The path of the WebSocket [default: /ws]
+      --heartbeat TIME             Send the text 'heartbeat' to every client this often, or 'off' [default: 1s]
+      --allow-origin ORIGIN        Let web pages of this origin connect too, such as https://example.com, or of
+                                   'any'. Pages of this server's own host may always. Repeatable
+      --max-connections N          Answer further clients with 503 [default: 1024]
+      --max-connections-per-ip N   Answer further clients of one address with 429, or 'off' [default: 64]
+      --max-message SIZE           Close a connection that sends a longer message [default: 64KiB]
+      --quiet                      Log warnings and errors only
+      --verbose                    Log page loads and other details too
+      --help                       Print this help
+      --version                    Print the version
+
+A TIME is a number of seconds, or has a unit: 500ms, 2s, 1m, 1h. A SIZE is a number of bytes, or has a unit:
+64KiB, 1MiB.
+
+Ends on SIGINT or SIGTERM when all clients have parted, or at once on a second one. Exit status: 0, 2 for a
+mistake in the command line, 1 for any other failure.
+";
+
+const PAGE: &str = include_str!("page.html");
+
+fn main() -> ExitCode {
+    let options = match Options::parse(Parser::from_env()) {
+        Ok(Invocation::Serve(options)) => options,
+        Ok(Invocation::Print(text)) => {
+            // Whoever does not read it does not miss it.
+            let _ = io::stdout().write_all(text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return usage_failure(&error),
+    };
+    log::set_max_level(options.log_level);
+    // Fails only where there is a logger already.
+    let _ = log::set_logger(&StderrLog);
+
+    let server = options.server();
+    if let Err(error) = server.check() {
+        return usage_failure(&as_usage_error(&error));
+    }
+    match serve(server, &options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format_args!("whit: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes a line to standard error. That it may be closed is no reason to stop serving.
+fn say(line: &dyn Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn usage_failure(error: &dyn Display) -> ExitCode {
+    say(&format_args!(
+        "whit: {error} (whit --help tells what there is)"
+    ));
+    ExitCode::from(2)
+}
+
+fn serve(server: Server, options: &Options) -> Result<(), Box<dyn Error>> {
+    let listener = listen(&options.listen)?;
+    let shutdown = server.shutdown_handle();
+    smol::block_on(async {
+        let mut signals = Signals::new([Signal::Int, Signal::Term])?;
+        for addr in listener.local_addrs() {
+            say(&format_args!("listening on ws://{addr}{}", options.path));
+        }
+        let ending = async {
+            signals.next().await;
+            log::info!("shutting down");
+            shutdown.shut_down();
+            let second = signals.next().await;
+            // 128 and the number of the signal, as shells count.
+            let number = match second {
+                Some(Ok(Signal::Term)) => 15,
+                _ => 2,
+            };
+            std::process::exit(128 + number)
+        };
+        Ok(future::or(server.serve(listener), ending).await?)
+    })
+}
+
+fn listen(addrs: &[String]) -> Result<Listener, whit::Error> {
+    let bind = |addr: &String| {
+        Listener::bind(addr.as_str()).map_err(|error| match error {
+            whit::Error::Listen { source, .. } => whit::Error::Listen {
+                addr: addr.clone(),
+                source,
+            },
+            error => error,
+        })
+    };
+    let mut addrs = addrs.iter();
+    let mut listener = bind(addrs.next().unwrap_or(&Options::LISTEN.into()))?;
+    for addr in addrs {
+        listener.join(bind(addr)?);
+    }
+    Ok(listener)
+}
+
+async fn echo(conn: Connection) -> Result<(), Closed> {
+    loop {
+        conn.write(conn.read().await?).await?;
+    }
+}
+
+enum Invocation {
+    Serve(Options),
+    Print(String),
+}
+
+struct Options {
+    listen: Vec<String>,
+    path: String,
+    config: Config,
+    log_level: log::LevelFilter,
+}
+
+impl Options {
+    const LISTEN: &'static str = "127.0.0.1:7777";
+
+    fn parse(mut args: Parser) -> Result<Invocation, lexopt::Error> {
+        let mut options = Self {
+            listen: Vec::new(),
+            path: "/ws".into(),
+            config: Config::new()
+                .heartbeat(Duration::from_secs(1))
+                .max_connections_per_ip(64),
+            log_level: log::LevelFilter::Info,
+        };
+        let mut named_command = false;
+        while let Some(arg) = args.next()? {
+            let config = &mut options.config;
+            match arg {
+                Long("listen") => options.listen.push(args.value()?.string()?),
+                Long("path") => options.path = args.value()?.string()?,
+                Long("heartbeat") => {
+                    config.heartbeat = value(&mut args, "--heartbeat", |text| or_off(text, time))?
+                }
+                Long("allow-origin") => {
+                    let origin = args.value()?.string()?;
+                    options.config = match origin.as_str() {
+                        "any" => options.config.allow_any_origin(),
+                        _ => options.config.allow_origin(origin),
+                    };
+                }
+                Long("max-connections") => {
+                    config.max_connections = value(&mut args, "--max-connections", count)?;
+                }
+                Long("max-connections-per-ip") => {
+                    config.max_connections_per_ip =
+                        value(&mut args, "--max-connections-per-ip", |text| {
+                            or_off(text, count)
+                        })?;
+                }
+                Long("max-message") => {
+                    config.max_message_bytes = value(&mut args, "--max-message", size)?
+                }
+                Long("quiet") => options.log_level = log::LevelFilter::Warn,
+                Long("verbose") => options.log_level = log::LevelFilter::Debug,
+                Long("help") | Short('h') => return Ok(Invocation::Print(HELP.into())),
+                Long("version") | Short('V') => {
+                    return Ok(Invocation::Print(
+                        concat!("whit ", env!("CARGO_PKG_VERSION"), "\n").into(),
+                    ));
+                }
+                Value(command) if command == "serve" && !named_command => named_command = true,
+                arg => return Err(arg.unexpected()),
+            }
+        }
+        Ok(Invocation::Serve(options))
+    }
+
+    fn server(&self) -> Server {
+        let path = self
+            .path
+            .replace('&', "&amp;")
+            .replace('"', "&quot;")
+            .replace('<', "&lt;");
+        let page = bytes::Bytes::from(PAGE.replace("{{path}}", &path));
+        Server::new().config(self.config.clone()).route(&self.path, echo).page("/", move |_| {
+            Response::html(page.clone()).header(
+                "Content-Security-Policy",
+                "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src ws: wss:",
+            )
+        })
+    }
+}
+
+/// The next argument as the value of `flag`.
+fn value<T>(
+    args: &mut Parser,
+    flag: &str,
+    parse: impl Fn(&str) -> Result<T, &'static str>,
+) -> Result<T, lexopt::Error> {
+    let text = args.value()?.string()?;
+    parse(&text).map_err(|rule| format!("{flag} {text}: {rule}").into())
+}
+
+/// The library names a field and the value it got: the user knows the flag.
+fn as_usage_error(error: &whit::Error) -> String {
+    match error {
+        whit::Error::Config { field, value, rule } => {
+            let flag = match *field {
+                "heartbeat" => "--heartbeat",
+                "origins" => "--allow-origin",
+                "max_connections" => "--max-connections",
+                "max_connections_per_ip" => "--max-connections-per-ip",
+                "max_message_bytes" => "--max-message",
+                field => field,
+            };
+            format!("{flag} {value}: {rule}")
+        }
+        whit::Error::Route { path, rule } => format!("--path {path}: {rule}"),
+        error => error.to_string(),
+    }
+}
+
+fn or_off<T>(
+    text: &str,
+    parse: impl Fn(&str) -> Result<T, &'static str>,
+) -> Result<Option<T>, &'static str> {
+    if text == "off" {
+        Ok(None)
+    } else {
+        parse(text).map(Some)
+    }
+}
+
+fn count(text: &str) -> Result<usize, &'static str> {
+    text.parse().map_err(|_| "not a whole number")
+}
+
+fn size(text: &str) -> Result<usize, &'static str> {
+    const RULE: &str = "not a size: a number of bytes, or one with a unit such as 64KiB or 1MiB";
+    let (number, unit) = number_and_unit(text).ok_or(RULE)?;
+    let factor: u64 = match unit {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(RULE),
+    };
+    let bytes = number
+        .checked_mul(factor)
+        .and_then(|bytes| usize::try_from(bytes).ok());
+    bytes.ok_or("more than this machine can count")
+}
+
+fn time(text: &str) -> Result<Duration, &'static str> {
+    const RULE: &str =
+        "not a time: a number of seconds, or one with a unit such as 500ms, 2s or 1m";
+    let (number, unit) = number_and_unit(text).ok_or(RULE)?;
+    let millis = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(RULE),
+    };
+    number
+        .checked_mul(millis)
+        .map(Duration::from_millis)
+        .ok_or("longer than anyone can wait")
+}
+
+fn number_and_unit(text: &str) -> Option<(u64, &str)> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    Some((text[..end].parse().ok()?, &text[end..]))
+}
+
+/// Writes the log to standard error, a line each. Whoever starts the command adds the time, as the journal does.
+struct StderrLog;
+
+impl log::Log for StderrLog {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with("whit")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        match record.level() {
+            log::Level::Error | log::Level::Warn => {
+                say(&format_args!(
+                    "{}: {}",
+                    record.level().as_str().to_lowercase(),
+                    record.args()
+                ));
+            }
+            _ => say(record.args()),
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("512"), Ok(512));
+        assert_eq!(size("64KiB"), Ok(65536));
+        assert_eq!(size("2MiB"), Ok(2 << 20));
+        for bad in [
+            "",
+            "KiB",
+            "64kb",
+            "-1",
+            "1.5MiB",
+            "99999999999999999999",
+            "64 KiB",
+        ] {
+            assert!(size(bad).is_err(), "{bad:?}");
+        }
+        assert!(size("99999999999999GiB").is_err());
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(time("1"), Ok(Duration::from_secs(1)));
+        assert_eq!(time("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(time("2m"), Ok(Duration::from_secs(120)));
+        for bad in ["", "s", "1.5", "-1s", "1d", "18446744073709551615h"] {
+            assert!(time(bad).is_err(), "{bad:?}");
+        }
+    }
+}

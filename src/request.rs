@@ -1,0 +1,255 @@
+//! One HTTP/1.1 request head in, under a byte cap (RFC 9112).
+
+use crate::{error::Refusal, socket::Socket};
+use httparse::Status;
+use std::{net::SocketAddr, ops::Range};
+
+/// More header fields than this get 431. Browsers send about 15.
+const MAX_HEADERS: usize = 64;
+
+/// The request that a connection began with, or that a page is asked for.
+///
+/// It keeps the head as it arrived, up to [`max_head_bytes`](crate::Config::max_head_bytes).
+#[derive(Clone, Debug)]
+pub struct Request {
+    head: Box<str>,
+    method: Range<usize>,
+    path: Range<usize>,
+    query: Option<Range<usize>>,
+    http_1_1: bool,
+    headers: Box<[(Range<usize>, Range<usize>)]>,
+    peer_addr: Option<SocketAddr>,
+    pub(crate) subprotocol: Option<Box<str>>,
+}
+
+impl Request {
+    /// The method, such as `GET`.
+    pub fn method(&self) -> &str {
+        &self.head[self.method.clone()]
+    }
+
+    /// The path as it was sent, without the query and with its percent-encoding: `/ws`.
+    pub fn path(&self) -> &str {
+        &self.head[self.path.clone()]
+    }
+
+    /// What follows the `?` of the address, as it was sent, or `None` without one.
+    pub fn query(&self) -> Option<&str> {
+        self.query.clone().map(|range| &self.head[range])
+    }
+
+    /// The value of the first header field of this name, in any case, or `None`.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.header_values(name).next()
+    }
+
+    /// All header fields, name and value, in their order.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers
+            .iter()
+            .map(|(name, value)| (&self.head[name.clone()], &self.head[value.clone()]))
+    }
+
+    /// The address at the other end of the socket: the client, or the proxy that it came through. `None` where
+    /// the socket is not one of the internet.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer_addr
+    }
+
+    /// The subprotocol that was agreed on (RFC 6455 1.9), or `None`.
+    pub fn subprotocol(&self) -> Option<&str> {
+        self.subprotocol.as_deref()
+    }
+
+    pub(crate) fn header_values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers()
+            .filter(move |(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// The members of a list header, which may be spread over several fields (RFC 9110 5.6.1).
+    pub(crate) fn header_list(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.header_values(name)
+            .flat_map(|value| value.split(','))
+            .map(str::trim)
+            .filter(|s| !s.is_empty())
+    }
+
+    pub(crate) fn is_http_1_1(&self) -> bool {
+        self.http_1_1
+    }
+
+    /// Whether bytes that are not a head of their own follow.
+    pub(crate) fn has_body(&self) -> bool {
+        self.header("transfer-encoding").is_some()
+            || self
+                .header_values("content-length")
+                .any(|value| value.trim() != "0")
+    }
+
+    /// Takes the head from the front of `bytes`, with its length; `None` if it is not complete.
+    fn parse(
+        bytes: &[u8],
+        peer_addr: Option<SocketAddr>,
+    ) -> Result<Option<(Self, usize)>, Refusal> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut parsed = httparse::Request::new(&mut headers);
+        let len = match parsed.parse(bytes) {
+            Ok(Status::Complete(len)) => len,
+            Ok(Status::Partial) => return Ok(None),
+            Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
+            Err(error) => return Err(Refusal::BadRequest(what_is_wrong(error))),
+        };
+        let Ok(head) = std::str::from_utf8(&bytes[..len]) else {
+            return Err(Refusal::BadRequest("the request head is not UTF-8"));
+        };
+        let (Some(method), Some(target)) = (parsed.method, parsed.path) else {
+            return Ok(None);
+        };
+
+        let range = |part: &[u8]| {
+            let start = part.as_ptr() as usize - bytes.as_ptr() as usize;
+            start..start + part.len()
+        };
+        // A client of a proxy names the whole address (RFC 9112 3.2.2).
+        let origin_form = match target.split_once("://") {
+            Some((_, rest)) if !target.starts_with('/') => {
+                rest.find('/').map_or("", |slash| &rest[slash..])
+            }
+            _ => target,
+        };
+        if !origin_form.starts_with('/') || origin_form.contains('#') {
+            return Err(Refusal::BadRequest("the request target is not a path"));
+        }
+        let (path, query) = match origin_form.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (origin_form, None),
+        };
+        let request = Self {
+            method: range(method.as_bytes()),
+            path: range(path.as_bytes()),
+            query: query.map(|query| range(query.as_bytes())),
+            http_1_1: parsed.version == Some(1),
+            headers: parsed
+                .headers
+                .iter()
+                .map(|header| (range(header.name.as_bytes()), range(header.value)))
+                .collect(),
+            head: head.into(),
+            peer_addr,
+            subprotocol: None,
+        };
+        if request.is_http_1_1() && request.header_values("host").count() != 1 {
+            return Err(Refusal::BadRequest(
+                "a request has one Host header (RFC 9112 3.2)",
+            ));
+        }
+        Ok(Some((request, len)))
+    }
+}
+
+fn what_is_wrong(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "a header name has a character that it must not have",
+        httparse::Error::HeaderValue => "a header value has a character that it must not have",
+        httparse::Error::Version => "the version is not HTTP/1.1",
+        _ => "this is not an HTTP request",
+    }
+}
+
+/// Why there is no request.
+pub(crate) enum Unread {
+    Refused(Refusal),
+    /// The client went away before the head was complete.
+    Gone,
+}
+
+/// Reads a head, and with it what followed in the same reads.
+///
+/// It is parsed at every read: `max_head_bytes` bounds how often the same bytes can be looked at again.
+pub(crate) async fn read(
+    socket: &Socket,
+    peer_addr: Option<SocketAddr>,
+    max_head_bytes: usize,
+) -> Result<(Request, Vec<u8>), Unread> {
+    const READ_BYTES: usize = 1024;
+    let mut bytes = Vec::new();
+    loop {
+        let filled = bytes.len();
+        bytes.resize((filled + READ_BYTES).min(max_head_bytes), 0);
+        match socket.read(&mut bytes[filled..]).await {
+            Ok(count @ 1..) => bytes.truncate(filled + count),
+            Ok(0) | Err(_) => return Err(Unread::Gone),
+        }
+        if let Some((request, len)) = Request::parse(&bytes, peer_addr).map_err(Unread::Refused)? {
+            return Ok((request, bytes.split_off(len)));
+        }
+        if bytes.len() == max_head_bytes {
+            return Err(Unread::Refused(Refusal::HeadTooLarge));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(head: &str) -> Result<Option<(Request, usize)>, Refusal> {
+        Request::parse(head.as_bytes(), None)
+    }
+
+    #[test]
+    fn parts_of_a_head_are_found() {
+        let head = "GET /a/b?x=1&y=%20 HTTP/1.1\r\nHost: pi\r\nConnection: keep-alive, Upgrade\r\nCONNECTION: x\r\n\r\nrest";
+        let (request, len) = parse(head).unwrap().unwrap();
+        assert_eq!(len, head.len() - "rest".len());
+        assert_eq!((request.method(), request.path()), ("GET", "/a/b"));
+        assert_eq!(request.query(), Some("x=1&y=%20"));
+        assert_eq!(request.header("HOST"), Some("pi"));
+        assert_eq!(
+            request.header_list("connection").collect::<Vec<_>>(),
+            ["keep-alive", "Upgrade", "x"]
+        );
+    }
+
+    #[test]
+    fn a_target_may_name_the_whole_address() {
+        let (request, _) = parse("GET http://pi:80/ws?q HTTP/1.1\r\nHost: pi\r\n\r\n")
+            .unwrap()
+            .unwrap();
+        assert_eq!((request.path(), request.query()), ("/ws", Some("q")));
+    }
+
+    #[test]
+    fn half_a_head_is_waited_for() {
+        assert!(parse("GET / HTTP/1.1\r\nHost: pi\r\n").unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_not_a_request_is_refused_at_once() {
+        for head in [
+            "\u{16}\u{3}\u{1}",
+            "GET / HTTP/2.0\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nBad Name: b\r\n\r\n",
+            "GET ws HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+        ] {
+            assert!(
+                matches!(parse(head), Err(Refusal::BadRequest(_))),
+                "{head:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn too_many_headers_are_too_large() {
+        let head = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            "X: y\r\n".repeat(MAX_HEADERS)
+        );
+        assert_eq!(parse(&head).unwrap_err(), Refusal::HeadTooLarge);
+    }
+}

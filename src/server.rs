@@ -1,0 +1,460 @@
+//! The server: accept, limits, spawn, drain.
+
+use crate::{
+    close::{CloseCode, Closed, ClosedBy},
+    config::Config,
+    connection::{self, Connection},
+    error::{Refusal, Result},
+    handshake::{self, Verdict},
+    heartbeat,
+    latch::Latch,
+    link::{Link, Links},
+    reactor,
+    request::{self, Request, Unread},
+    response::Response,
+    route::{Handler, Routes},
+    socket::{Listener, Socket},
+    wire::{FrameReader, FrameWriter},
+};
+use event_listener::Event;
+use futures_lite::future;
+use smol::LocalExecutor;
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    error, io,
+    net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+/// A WebSocket server: handlers and pages at their paths, and the limits that all clients share.
+///
+/// It does nothing until [`run`](Self::run) or [`serve`](Self::serve). All of it happens on the thread that
+/// calls them.
+///
+/// # Examples
+///
+/// ```no_run
+/// use whit::{Closed, Connection, Server};
+///
+/// async fn echo(conn: Connection) -> Result<(), Closed> {
+///     loop {
+///         conn.write(conn.read().await?).await?;
+///     }
+/// }
+///
+/// fn main() -> whit::Result<()> {
+///     Server::new().route("/ws", echo).run("127.0.0.1:7777")
+/// }
+/// ```
+#[derive(Debug, Default)]
+pub struct Server {
+    config: Config,
+    routes: Routes,
+    shutdown: ShutdownHandle,
+}
+
+impl Server {
+    /// A server with the default [`Config`], and nothing at any path.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the limits and times.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Has `handler` run for each WebSocket connection to `path`.
+    ///
+    /// A path is matched as it was sent, percent-encoding and all, without its query. It is matched whole, or,
+    /// where it ends in `/*`, by its beginning: `/rooms/*` is for `/rooms/kitchen`, and also for `/rooms/`. A
+    /// whole path wins over a beginning, and a long beginning over a short one.
+    ///
+    /// How the handler's end closes the connection is told at [`Connection`]. A handler that has not returned
+    /// [`close_timeout`](Config::close_timeout) after its connection's end is dropped.
+    #[must_use]
+    pub fn route<H, F, E>(mut self, path: &str, handler: H) -> Self
+    where
+        H: Fn(Connection) -> F + 'static,
+        F: Future<Output = std::result::Result<(), E>> + 'static,
+        E: Into<Box<dyn error::Error>>,
+    {
+        let handler: Handler = Rc::new(move |conn| {
+            let handling = handler(conn);
+            Box::pin(async { handling.await.map_err(Into::into) })
+        });
+        self.routes.handlers.add(path, handler);
+        self
+    }
+
+    /// Has `page` answer plain GET and HEAD requests for `path`, which is matched as [`route`](Self::route)
+    /// tells. A path can have a route and a page: a WebSocket handshake goes to the route.
+    #[must_use]
+    pub fn page(mut self, path: &str, page: impl Fn(&Request) -> Response + 'static) -> Self {
+        self.routes.pages.add(path, Rc::new(page));
+        self
+    }
+
+    /// Checks the configuration and the paths, as [`run`](Self::run) and [`serve`](Self::serve) do when they
+    /// start.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`](crate::Error::Config) or [`Error::Route`](crate::Error::Route).
+    pub fn check(&self) -> Result<()> {
+        self.config.check()?;
+        self.routes.check()
+    }
+
+    /// A handle that shuts the server down, from any thread.
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        self.shutdown.clone()
+    }
+
+    /// Listens on every address that `addrs` resolves to and serves, until shut down.
+    ///
+    /// # Errors
+    ///
+    /// At the start only: [`Error::Config`](crate::Error::Config), [`Error::Route`](crate::Error::Route), or
+    /// [`Error::Listen`](crate::Error::Listen).
+    pub fn run(self, addrs: impl ToSocketAddrs) -> Result<()> {
+        let listener = Listener::bind(addrs)?;
+        smol::block_on(self.serve(listener))
+    }
+
+    /// Serves on `listener`, until shut down: a future for those who have an executor of their own. It is not
+    /// `Send`, so it goes to [`block_on`](smol::block_on) or a [`LocalExecutor`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops all connections, without a Close. To part in peace, use
+    /// [`shutdown_handle`](Self::shutdown_handle).
+    ///
+    /// # Errors
+    ///
+    /// At the start only: [`Error::Config`](crate::Error::Config) or [`Error::Route`](crate::Error::Route).
+    pub async fn serve(self, listener: Listener) -> Result<()> {
+        self.check()?;
+        let shutdown = self.shutdown.0.clone();
+        let house = Rc::new(House::new(self));
+        let executor = LocalExecutor::new();
+        let serving = async {
+            future::or(accept(&house, &listener, &executor), async {
+                shutdown.wait().await;
+            })
+            .await;
+            drop(listener);
+            house.drain().await;
+        };
+        executor
+            .run(future::or(
+                serving,
+                heartbeat::run(&house.links, &house.config),
+            ))
+            .await;
+        Ok(())
+    }
+}
+
+/// Shuts a [`Server`] down. Clones shut down the same one.
+#[derive(Clone, Debug, Default)]
+pub struct ShutdownHandle(Arc<Latch<()>>);
+
+impl ShutdownHandle {
+    /// Has the server stop accepting, close all connections with [`GOING_AWAY`](CloseCode::GOING_AWAY), wait
+    /// for them up to [`drain_timeout`](Config::drain_timeout), and end. It returns at once; further calls
+    /// change nothing.
+    pub fn shut_down(&self) {
+        self.0.set(());
+    }
+}
+
+/// What all tasks of a running server share.
+struct House {
+    config: Config,
+    routes: Routes,
+    shutdown: ShutdownHandle,
+    links: Rc<Links>,
+    seats: Seats,
+}
+
+impl House {
+    fn new(server: Server) -> Self {
+        Self {
+            config: server.config,
+            routes: server.routes,
+            shutdown: server.shutdown,
+            links: Rc::default(),
+            seats: Seats::default(),
+        }
+    }
+
+    /// Closes all connections and waits until all have parted.
+    async fn drain(&self) {
+        self.links.for_each(Self::close_going_away);
+        if reactor::timeout(self.config.drain_timeout, self.seats.all_left())
+            .await
+            .is_none()
+        {
+            log::warn!(
+                "{} connections have not parted in time: dropped",
+                self.seats.taken.get()
+            );
+        }
+    }
+
+    fn close_going_away(link: &Link) {
+        link.close(Closed::new(
+            ClosedBy::Local,
+            CloseCode::GOING_AWAY,
+            "the server is shutting down",
+        ));
+    }
+}
+
+/// The connections that are there, handshakes and refusals included, counted in all and by address.
+#[derive(Default)]
+struct Seats {
+    taken: Cell<usize>,
+    by_network: RefCell<HashMap<IpAddr, usize>>,
+    left: Event,
+}
+
+/// A connection's place under the limits, given back when it is dropped.
+struct Seat {
+    house: Rc<House>,
+    network: Option<IpAddr>,
+}
+
+impl Seats {
+    async fn all_left(&self) {
+        while self.taken.get() > 0 {
+            self.left.listen().await;
+        }
+    }
+}
+
+impl Seat {
+    fn take(house: &Rc<House>, peer: Option<SocketAddr>) -> std::result::Result<Self, Refusal> {
+        let (config, seats) = (&house.config, &house.seats);
+        if seats.taken.get() >= config.max_connections {
+            return Err(Refusal::Full);
+        }
+        // Counted only where there is a limit.
+        let network = config
+            .max_connections_per_ip
+            .and(peer)
+            .map(|peer| network(peer.ip()));
+        if let Some(network) = network {
+            let mut by_network = seats.by_network.borrow_mut();
+            let count = by_network.entry(network).or_default();
+            if config
+                .max_connections_per_ip
+                .is_some_and(|max| *count >= max)
+            {
+                return Err(Refusal::TooManyFromAddress);
+            }
+            *count += 1;
+        }
+        seats.taken.set(seats.taken.get() + 1);
+        Ok(Self {
+            house: house.clone(),
+            network,
+        })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let seats = &self.house.seats;
+        if let Some(network) = self.network {
+            let mut by_network = seats.by_network.borrow_mut();
+            if let Some(count) = by_network.get_mut(&network) {
+                *count -= 1;
+                if *count == 0 {
+                    by_network.remove(&network);
+                }
+            }
+        }
+        seats.taken.set(seats.taken.get() - 1);
+        seats.left.notify(usize::MAX);
+    }
+}
+
+/// An IPv6 customer has a whole /64, so that is what counts as one address.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        ip => ip,
+    }
+}
+
+/// Accepts for ever, whatever a client or the system does.
+async fn accept(house: &Rc<House>, listener: &Listener, executor: &LocalExecutor<'static>) {
+    /// Out of descriptors or memory: what is there needs time to end.
+    const PAUSE: Duration = Duration::from_millis(100);
+    /// After so many in a row those that were accepted have their turn.
+    const IN_A_TURN: u32 = 16;
+    /// So many are told that there is no room; the rest are dropped unheard.
+    const MAX_TURNED_AWAY: usize = 64;
+
+    let turned_away = Rc::new(Cell::new(0));
+    let mut turn = 0;
+    loop {
+        match listener.accept().await {
+            Ok((socket, peer)) => match Seat::take(house, peer) {
+                Ok(seat) => executor.spawn(admit(seat, socket, peer)).detach(),
+                Err(refusal) if turned_away.get() < MAX_TURNED_AWAY => {
+                    let (house, turned_away) = (house.clone(), turned_away.clone());
+                    turned_away.set(turned_away.get() + 1);
+                    executor
+                        .spawn(async move {
+                            refuse(&house.config, &socket, peer, &refusal).await;
+                            turned_away.set(turned_away.get() - 1);
+                        })
+                        .detach();
+                }
+                Err(refusal) => log::debug!("{} dropped: {refusal}", Peer(peer)),
+            },
+            // The client was gone before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                log::warn!("cannot accept a connection: {error}");
+                reactor::sleep(PAUSE).await;
+            }
+        }
+        turn += 1;
+        if turn == IN_A_TURN {
+            turn = 0;
+            future::yield_now().await;
+        }
+    }
+}
+
+/// Runs one accepted socket from its request to its end.
+async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
+    let house = &seat.house;
+    let config = &house.config;
+    let head = future::or(
+        async {
+            let reading = request::read(&socket, peer, config.max_head_bytes);
+            match reactor::timeout(config.handshake_timeout, reading).await {
+                Some(read) => read,
+                None => Err(Unread::Refused(Refusal::Timeout)),
+            }
+        },
+        async {
+            house.shutdown.0.wait().await;
+            Err(Unread::Refused(Refusal::ShuttingDown))
+        },
+    );
+    let (mut request, already_read) = match head.await {
+        Ok(read) => read,
+        Err(Unread::Refused(refusal)) => return refuse(config, &socket, peer, &refusal).await,
+        Err(Unread::Gone) => {
+            return log::debug!("{} went away before its request was complete", Peer(peer));
+        }
+    };
+
+    match handshake::judge(&request, &house.routes, config) {
+        Ok(Verdict::Upgrade {
+            handler,
+            answer,
+            subprotocol,
+        }) => {
+            request.subprotocol = subprotocol;
+            if !write_all(&socket, answer.as_bytes(), config).await {
+                return;
+            }
+            let socket = Rc::new(socket);
+            let frames_in = FrameReader::new(
+                socket.clone(),
+                already_read,
+                config.read_buffer_bytes,
+                config.max_message_bytes,
+            )
+            .await;
+            let frames_out = FrameWriter::new(socket.clone());
+            let link = Rc::new(Link::new(house.links.next_id(), socket, config));
+            let open = house.links.enter(link.clone());
+            if house.shutdown.0.is_set() {
+                House::close_going_away(&link);
+            }
+            connection::run(open, request, frames_in, frames_out, &handler, config).await;
+        }
+        Ok(Verdict::Answer(response)) => {
+            log::debug!(
+                "{} {} {}",
+                Peer(peer),
+                response.status(),
+                request.path().escape_debug()
+            );
+            let with_body = request.method() != "HEAD";
+            answer(&socket, response, with_body, config).await;
+        }
+        Err(refusal) => {
+            log::debug!("{} {}", Peer(peer), request.path().escape_debug());
+            refuse(config, &socket, peer, &refusal).await;
+        }
+    }
+}
+
+async fn refuse(config: &Config, socket: &Socket, peer: Option<SocketAddr>, refusal: &Refusal) {
+    log::info!(
+        "{} refused with {}: {refusal}",
+        Peer(peer),
+        refusal.status()
+    );
+    answer(socket, refusal.into(), true, config).await;
+}
+
+async fn answer(socket: &Socket, response: Response, with_body: bool, config: &Config) {
+    if write_all(socket, &response.into_bytes(with_body), config).await {
+        reactor::timeout(config.close_timeout, socket.end()).await;
+    }
+}
+
+/// Whether all was written, with `write_timeout` for each step.
+async fn write_all(socket: &Socket, mut bytes: &[u8], config: &Config) -> bool {
+    while !bytes.is_empty() {
+        match reactor::timeout(config.write_timeout, socket.write(bytes)).await {
+            Some(Ok(count)) => bytes = &bytes[count..],
+            Some(Err(_)) | None => return false,
+        }
+    }
+    true
+}
+
+/// A client as the log names it.
+struct Peer(Option<SocketAddr>);
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(addr) => addr.fmt(f),
+            None => f.write_str("local"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_network_counts_as_one_address() {
+        let ip = |text: &str| network(text.parse().unwrap());
+        assert_eq!(ip("2001:db8:1:2:3:4:5:6"), ip("2001:db8:1:2::1"));
+        assert_ne!(ip("2001:db8:1:2::1"), ip("2001:db8:1:3::1"));
+        assert_eq!(ip("::ffff:192.0.2.1"), ip("192.0.2.1"));
+        assert_ne!(ip("192.0.2.1"), ip("192.0.2.2"));
+    }
+}

@@ -1,0 +1,254 @@
+//! The byte stream that a connection runs over, and the listener that it comes from.
+
+use crate::{
+    error::{Error, Result},
+    reactor::Io,
+};
+use futures_lite::future::poll_fn;
+use std::{
+    cell::Cell,
+    fmt, io,
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
+    task::{Context, Poll},
+};
+#[cfg(feature = "testing")]
+use {
+    crate::pipe::Pipe,
+    async_channel::Receiver,
+    futures_lite::Stream as _,
+    std::{cell::RefCell, pin::Pin},
+};
+
+/// A connected byte stream of any kind. Both directions work through a shared reference.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    stream: Stream,
+    /// Whether any byte came since this was last cleared: a sign of life.
+    heard: Cell<bool>,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(Io<TcpStream>),
+    #[cfg(feature = "testing")]
+    Pipe(Pipe),
+}
+
+impl Socket {
+    fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            heard: Cell::new(false),
+        }
+    }
+
+    pub(crate) fn tcp(stream: TcpStream) -> io::Result<Self> {
+        // Messages are batched by the writer: what it hands over shall leave at once.
+        stream.set_nodelay(true)?;
+        Io::<TcpStream>::new(stream).map(|io| Self::new(Stream::Tcp(io)))
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn pipe(pipe: Pipe) -> Self {
+        Self::new(Stream::Pipe(pipe))
+    }
+
+    pub(crate) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = match &self.stream {
+            Stream::Tcp(io) => io.poll_read(cx, buf),
+            #[cfg(feature = "testing")]
+            Stream::Pipe(pipe) => pipe.poll_read(cx, buf),
+        };
+        if matches!(result, Poll::Ready(Ok(1..))) {
+            self.heard.set(true);
+        }
+        result
+    }
+
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &self.stream {
+            Stream::Tcp(io) => io.poll_write(cx, buf),
+            #[cfg(feature = "testing")]
+            Stream::Pipe(pipe) => pipe.poll_write(cx, buf),
+        }
+    }
+
+    /// Reads what is there, at most `buf.len()` bytes; 0 at the end of the stream.
+    pub(crate) async fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_read(cx, buf)).await
+    }
+
+    /// Writes as much of `buf` as is taken, at least one byte.
+    pub(crate) async fn write(&self, buf: &[u8]) -> io::Result<usize> {
+        match poll_fn(|cx| self.poll_write(cx, buf)).await? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            count => Ok(count),
+        }
+    }
+
+    /// Tells the peer that nothing more will come, and leaves the other direction open.
+    pub(crate) fn shutdown_write(&self) {
+        match &self.stream {
+            // Fails only where the connection is gone already.
+            Stream::Tcp(io) => drop(io.get_ref().shutdown(Shutdown::Write)),
+            #[cfg(feature = "testing")]
+            Stream::Pipe(pipe) => pipe.shutdown_write(),
+        }
+    }
+
+    /// Ends the stream so that the peer gets all that was written: a socket that is closed with bytes unread
+    /// resets the connection, and the reset can overtake them. Waits for the peer's end of the stream.
+    pub(crate) async fn end(&self) {
+        self.shutdown_write();
+        // Allocated, or every connection's future would be so much larger all its life.
+        let mut rest = vec![0; 512];
+        while matches!(self.read(&mut rest).await, Ok(1..)) {
+            // A peer that never ends shall not keep the thread.
+            futures_lite::future::yield_now().await;
+        }
+    }
+
+    /// Whether anything was heard since the last call.
+    pub(crate) fn take_heard(&self) -> bool {
+        self.heard.take()
+    }
+}
+
+/// One or more addresses that a [`Server`](crate::Server) listens on.
+///
+/// # Examples
+///
+/// ```
+/// let listener = whit::Listener::bind("127.0.0.1:0")?;
+/// assert_ne!(listener.local_addrs()[0].port(), 0);
+/// # Ok::<(), whit::Error>(())
+/// ```
+pub struct Listener {
+    sources: Vec<Source>,
+    /// The source to ask first, so that a busy one does not keep the others waiting.
+    next: Cell<usize>,
+}
+
+enum Source {
+    Tcp(Io<TcpListener>),
+    #[cfg(feature = "testing")]
+    Pipes(RefCell<Pin<Box<Receiver<Pipe>>>>),
+}
+
+impl Listener {
+    /// Binds every address that `addrs` resolves to. Port 0 lets the system choose one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Listen`] if the address cannot be understood or bound: then none is.
+    pub fn bind(addrs: impl ToSocketAddrs) -> Result<Self> {
+        let unresolved = |source| Error::Listen {
+            addr: "the given address".into(),
+            source,
+        };
+        let mut listener = Self {
+            sources: Vec::new(),
+            next: Cell::new(0),
+        };
+        for addr in addrs.to_socket_addrs().map_err(unresolved)? {
+            let source = TcpListener::bind(addr)
+                .and_then(Io::listen)
+                .map_err(|source| Error::Listen {
+                    addr: addr.to_string(),
+                    source,
+                })?;
+            listener.sources.push(Source::Tcp(source));
+        }
+        if listener.sources.is_empty() {
+            return Err(unresolved(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it names no address",
+            )));
+        }
+        Ok(listener)
+    }
+
+    /// The addresses listened on, with the real ports.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.sources
+            .iter()
+            .filter_map(|source| match source {
+                Source::Tcp(io) => io.get_ref().local_addr().ok(),
+                #[cfg(feature = "testing")]
+                Source::Pipes(_) => None,
+            })
+            .collect()
+    }
+
+    /// Listens on all that `other` listens on, too.
+    pub fn join(&mut self, other: Self) {
+        self.sources.extend(other.sources);
+    }
+
+    /// Takes the connections whose server ends are sent through `pipes`, too.
+    #[cfg(feature = "testing")]
+    pub(crate) fn join_pipes(&mut self, pipes: Receiver<Pipe>) {
+        self.sources
+            .push(Source::Pipes(RefCell::new(Box::pin(pipes))));
+    }
+
+    pub(crate) async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+        poll_fn(|cx| {
+            let count = self.sources.len();
+            for i in 0..count {
+                let turn = (self.next.get() + i) % count;
+                if let Poll::Ready(result) = self.sources[turn].poll_accept(cx) {
+                    self.next.set((turn + 1) % count);
+                    return Poll::Ready(result);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Source {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Option<SocketAddr>)>> {
+        match self {
+            Self::Tcp(io) => io.poll_accept(cx).map(|accepted| {
+                let (stream, peer) = accepted?;
+                Ok((Socket::tcp(stream)?, Some(peer)))
+            }),
+            #[cfg(feature = "testing")]
+            Self::Pipes(pipes) => match pipes.borrow_mut().as_mut().poll_next(cx) {
+                Poll::Ready(Some(pipe)) => Poll::Ready(Ok((Socket::pipe(pipe), None))),
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+}
+
+impl TryFrom<TcpListener> for Listener {
+    type Error = Error;
+
+    fn try_from(listener: TcpListener) -> Result<Self> {
+        let addr = listener
+            .local_addr()
+            .map_or_else(|error| error.to_string(), |addr| addr.to_string());
+        match Io::listen(listener) {
+            Ok(io) => Ok(Self {
+                sources: vec![Source::Tcp(io)],
+                next: Cell::new(0),
+            }),
+            Err(source) => Err(Error::Listen { addr, source }),
+        }
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("local_addrs", &self.local_addrs())
+            .finish()
+    }
+}

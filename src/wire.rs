@@ -1,0 +1,286 @@
+//! Frames: the WebSocket over a socket.
+//!
+//! tungstenite reads: it unmasks, joins fragments, and judges sizes, UTF-8 and the protocol's rules. What it would
+//! send by itself is left unsent, because only the writer knows the order that a close has to keep: the
+//! answers to what came before it, then the Close, then nothing. Frames that a server sends are not masked and
+//! need a header of 2 to 10 bytes (RFC 6455 5.2), so [`FrameWriter`] writes them itself.
+
+use crate::{
+    close::{CloseCode, Closed, ClosedBy},
+    message::Message,
+    socket::Socket,
+};
+use async_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        self,
+        error::{CapacityError, Error, ProtocolError},
+        protocol::{Role, WebSocketConfig},
+    },
+};
+use bytes::Bytes;
+use futures_lite::{AsyncRead, AsyncWrite, StreamExt, future};
+use std::{
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+/// What a peer sent.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Message(Message),
+    Ping(Bytes),
+    Pong,
+    Close { code: CloseCode, reason: String },
+}
+
+/// Why nothing more can be read.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// The peer broke a rule, and is told with this code.
+    Violation(CloseCode, String),
+    /// The stream ended or failed without a Close.
+    Lost(String),
+}
+
+/// The reading half of a connection.
+#[derive(Debug)]
+pub(crate) struct FrameReader {
+    frames: WebSocketStream<ReadOnly>,
+    read_buffer_bytes: usize,
+}
+
+impl FrameReader {
+    /// Reads from `socket`, after the bytes of `already_read` that came along with the handshake.
+    pub(crate) async fn new(
+        socket: Rc<Socket>,
+        already_read: Vec<u8>,
+        read_buffer_bytes: usize,
+        max_message_bytes: usize,
+    ) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(read_buffer_bytes)
+            .max_message_size(Some(max_message_bytes))
+            .max_frame_size(Some(max_message_bytes));
+        let frames = WebSocketStream::from_partially_read(
+            ReadOnly(socket),
+            already_read,
+            Role::Server,
+            Some(config),
+        )
+        .await;
+        Self {
+            frames,
+            read_buffer_bytes,
+        }
+    }
+
+    /// The next message or control frame. Nothing is lost when this is dropped before it is ready.
+    pub(crate) async fn next(&mut self) -> Result<Incoming, Fault> {
+        loop {
+            let message = match self.frames.next().await {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => return Err(Fault::from(error)),
+                None => return Err(Fault::Lost("the stream ended".into())),
+            };
+            return Ok(match message {
+                tungstenite::Message::Ping(payload) => {
+                    Incoming::Ping(Bytes::copy_from_slice(&payload))
+                }
+                tungstenite::Message::Pong(_) => Incoming::Pong,
+                tungstenite::Message::Close(None) => Incoming::Close {
+                    code: CloseCode::NO_STATUS,
+                    reason: String::new(),
+                },
+                // What tungstenite makes of a code that must not be sent (RFC 6455 7.4).
+                tungstenite::Message::Close(Some(frame))
+                    if frame.reason == "Protocol violation" =>
+                {
+                    return Err(Fault::Violation(
+                        CloseCode::PROTOCOL_ERROR,
+                        "a close code that must not be sent".into(),
+                    ));
+                }
+                tungstenite::Message::Close(Some(frame)) => Incoming::Close {
+                    code: CloseCode::from_wire(frame.code.into()),
+                    reason: frame.reason.as_str().to_owned(),
+                },
+                data => match Message::from_wire(data, self.read_buffer_bytes) {
+                    Some(message) => Incoming::Message(message),
+                    None => continue,
+                },
+            });
+        }
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => Self::Violation(
+                CloseCode::MESSAGE_TOO_BIG,
+                format!("a message of at least {size} bytes, at most {max_size} are taken"),
+            ),
+            Error::Utf8(_) => {
+                Self::Violation(CloseCode::INVALID_PAYLOAD, "text that is not UTF-8".into())
+            }
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+                Self::Lost("the stream ended without a Close".into())
+            }
+            Error::Protocol(error) => Self::Violation(CloseCode::PROTOCOL_ERROR, error.to_string()),
+            Error::Io(error) => Self::Lost(error.to_string()),
+            error => Self::Lost(error.to_string()),
+        }
+    }
+}
+
+/// The socket as tungstenite sees it: what it writes goes nowhere.
+#[derive(Debug)]
+struct ReadOnly(Rc<Socket>);
+
+impl AsyncRead for ReadOnly {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ReadOnly {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// RFC 6455 5.2.
+#[derive(Clone, Copy)]
+enum Opcode {
+    Text = 1,
+    Binary = 2,
+    Close = 8,
+    Ping = 9,
+    Pong = 10,
+}
+
+/// The writing half of a connection: whole frames in, as few writes as possible out.
+#[derive(Debug)]
+pub(crate) struct FrameWriter {
+    socket: Rc<Socket>,
+    buffer: Vec<u8>,
+    /// How much of the buffer is written already.
+    written: usize,
+}
+
+impl FrameWriter {
+    /// A buffer that grew beyond this is given back once it is written.
+    const KEPT_BUFFER_BYTES: usize = 4 * 1024;
+
+    pub(crate) fn new(socket: Rc<Socket>) -> Self {
+        Self {
+            socket,
+            buffer: Vec::new(),
+            written: 0,
+        }
+    }
+
+    pub(crate) fn push_message(&mut self, message: &Message) {
+        let opcode = match message {
+            Message::Text(_) => Opcode::Text,
+            Message::Binary(_) => Opcode::Binary,
+        };
+        self.push(opcode, message.as_bytes());
+    }
+
+    pub(crate) fn push_ping(&mut self) {
+        self.push(Opcode::Ping, b"");
+    }
+
+    pub(crate) fn push_pong(&mut self, payload: &[u8]) {
+        self.push(Opcode::Pong, payload);
+    }
+
+    /// A code that may not be on the wire makes a Close without one (RFC 6455 7.4.1).
+    pub(crate) fn push_close(&mut self, code: CloseCode, reason: &str) {
+        let mut payload = Vec::new();
+        if code.is_sendable() {
+            payload.extend(u16::from(code).to_be_bytes());
+            payload.extend(reason.as_bytes());
+        }
+        self.push(Opcode::Close, &payload);
+    }
+
+    fn push(&mut self, opcode: Opcode, payload: &[u8]) {
+        const FINAL: u8 = 0x80;
+        self.buffer.reserve(payload.len() + 10);
+        self.buffer.push(FINAL | opcode as u8);
+        match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
+            (Ok(len @ ..=125), _) => self.buffer.push(len),
+            (_, Ok(len)) => {
+                self.buffer.push(126);
+                self.buffer.extend(len.to_be_bytes());
+            }
+            _ => {
+                self.buffer.push(127);
+                self.buffer.extend((payload.len() as u64).to_be_bytes());
+            }
+        }
+        self.buffer.extend(payload);
+    }
+
+    /// The bytes that are still to be written.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.buffer.len() - self.written
+    }
+
+    /// Writes as much as is taken at once, at least one byte. Nothing is lost when this is dropped before it
+    /// is ready.
+    pub(crate) async fn write_some(&mut self) -> io::Result<()> {
+        self.written += self.socket.write(&self.buffer[self.written..]).await?;
+        if self.pending_bytes() == 0 {
+            self.buffer.clear();
+            self.written = 0;
+            self.buffer.shrink_to(Self::KEPT_BUFFER_BYTES);
+        }
+        Ok(())
+    }
+
+    /// Tells a peer that does not answer any more why it is dropped, if that can be done without waiting.
+    pub(crate) async fn abort(&mut self, closed: &Closed) {
+        let unanswering = closed.by() == ClosedBy::Local && !closed.is_clean();
+        if unanswering && self.pending_bytes() == 0 {
+            self.push_close(CloseCode::POLICY_VIOLATION, closed.reason());
+            // It is on its way or it is not: nothing depends on it.
+            let _ = future::poll_once(self.write_some()).await;
+        }
+    }
+
+    /// Ends the stream so that the peer gets all that was written.
+    pub(crate) async fn end(&self) {
+        self.socket.end().await;
+    }
+}
+
+/// What a peer is told of a connection's end.
+pub(crate) fn close_frame_for(closed: &Closed) -> (CloseCode, &str) {
+    match closed.by() {
+        // RFC 6455 5.5.1: the answer to a Close typically has its code.
+        ClosedBy::Peer => (closed.code(), ""),
+        ClosedBy::Local => (closed.code(), closed.reason()),
+    }
+}

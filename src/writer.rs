@@ -1,0 +1,100 @@
+//! The write future: from the outbound queue to the socket.
+
+use crate::{
+    HEARTBEAT,
+    close::{Closed, ClosedBy},
+    config::Config,
+    link::Link,
+    message::Message,
+    reactor,
+    reader::Lost,
+    wire::{FrameWriter, close_frame_for},
+};
+use futures_lite::future;
+
+/// As much is put together before it is written: enough to make a write worth its cost, and little
+/// enough that a ping or a close does not wait long behind it.
+const BATCH_BYTES: usize = 64 * 1024;
+
+enum Work {
+    Message(Message),
+    Control,
+    Close,
+}
+
+/// Writes until the connection is closed and all that was accepted before is written, the Close last.
+pub(crate) async fn run(
+    link: &Link,
+    frames: &mut FrameWriter,
+    config: &Config,
+) -> Result<(), Lost> {
+    loop {
+        let work = future::or(
+            async {
+                link.control.wait().await;
+                Work::Control
+            },
+            async { link.outbound.pop().await.map_or(Work::Close, Work::Message) },
+        )
+        .await;
+        push_control(link, frames);
+        match work {
+            Work::Control => {}
+            Work::Message(message) => {
+                push_message(link, frames, &message);
+                while frames.pending_bytes() < BATCH_BYTES {
+                    let Some(message) = link.outbound.try_pop() else {
+                        break;
+                    };
+                    push_message(link, frames, &message);
+                }
+            }
+            Work::Close => {
+                // The queue is closed only after the reason was recorded.
+                let Some(closed) = link.closing.get() else {
+                    return Err(Lost);
+                };
+                let (code, reason) = close_frame_for(closed);
+                frames.push_close(code, reason);
+                return flush(link, frames, config).await;
+            }
+        }
+        flush(link, frames, config).await?;
+    }
+}
+
+fn push_control(link: &Link, frames: &mut FrameWriter) {
+    let due = link.control.take();
+    for pong in due.pongs {
+        frames.push_pong(&pong);
+    }
+    if due.ping {
+        frames.push_ping();
+    }
+    if due.heartbeat && !link.closing.is_set() {
+        push_message(link, frames, &Message::from(HEARTBEAT));
+    }
+}
+
+fn push_message(link: &Link, frames: &mut FrameWriter, message: &Message) {
+    link.sent.add(message.len());
+    frames.push_message(message);
+}
+
+async fn flush(link: &Link, frames: &mut FrameWriter, config: &Config) -> Result<(), Lost> {
+    link.writer_waits.set(true);
+    while frames.pending_bytes() > 0 {
+        let closed = match reactor::timeout(config.write_timeout, frames.write_some()).await {
+            Some(Ok(())) => continue,
+            Some(Err(error)) => Closed::lost(ClosedBy::Peer, &error.to_string()),
+            None => Closed::lost(
+                ClosedBy::Local,
+                &format!("the peer took nothing for {:?}", config.write_timeout),
+            ),
+        };
+        link.close(closed);
+        return Err(Lost);
+    }
+    link.writer_waits.set(false);
+    Ok(())
+}
