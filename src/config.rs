@@ -21,7 +21,7 @@ pub enum Origins {
 }
 
 macro_rules! settings {
-    ($($(#[$doc:meta])* $field:ident: $type:ty = $default:expr,)*) => {
+    ($($(#[$doc:meta])* $field:ident($arg:ty): $type:ty = $default:expr,)*) => {
         /// The limits and times of a server.
         ///
         /// Each field has a method of the same name that sets it, to be chained. What was not set has its default.
@@ -66,7 +66,7 @@ macro_rules! settings {
             $(
                 #[doc = concat!("Sets [`", stringify!($field), "`](field@Self::", stringify!($field), ").")]
                 #[must_use]
-                pub fn $field(mut self, $field: impl Into<$type>) -> Self {
+                pub fn $field(mut self, $field: $arg) -> Self {
                     self.$field = $field.into();
                     self
                 }
@@ -78,49 +78,49 @@ macro_rules! settings {
 settings! {
     /// The most connections at once, handshakes and page loads included. Further ones get 503 with
     /// `Retry-After`. Defaults to 1,024.
-    max_connections: usize = 1024,
+    max_connections(usize): usize = 1024,
     /// The most connections at once from one IPv4 address or one IPv6 /64 network. Further ones get
     /// 429. Defaults to `None`, no limit: behind a proxy all clients have one address.
-    max_connections_per_ip: Option<usize> = None,
+    max_connections_per_ip(impl Into<Option<usize>>): Option<usize> = None,
     /// The longest that a request head may take to arrive; then 408. Defaults to 5 s.
-    handshake_timeout: Duration = Duration::from_secs(5),
+    handshake_timeout(Duration): Duration = Duration::from_secs(5),
     /// The longest request head in bytes; a longer one gets 431. Allocated as it arrives, and kept for
     /// [`Connection::request`](crate::Connection::request). Defaults to 8 KiB.
-    max_head_bytes: usize = 8 * 1024,
+    max_head_bytes(usize): usize = 8 * 1024,
     /// The longest message taken from a client in bytes; a longer one closes the connection with 1009.
     /// Up to this much, and as much again while fragments are joined, is allocated for a message being
     /// received. Messages sent have no limit. Defaults to 64 KiB.
-    max_message_bytes: usize = 64 * 1024,
+    max_message_bytes(usize): usize = 64 * 1024,
     /// The read buffer in bytes, allocated for each connection for as long as it lives, and the
     /// most that one read takes. More is faster for long messages and dearer for idle connections.
     /// Defaults to 4 KiB.
-    read_buffer_bytes: usize = 4 * 1024,
+    read_buffer_bytes(usize): usize = 4 * 1024,
     /// How many messages from a client wait for its handler. When they are as many, no more is
     /// read, the kernel's window closes, and the client slows down. Defaults to 16.
-    inbound_capacity: usize = 16,
+    inbound_capacity(usize): usize = 16,
     /// How many messages wait to be sent to a client. When they are as many,
     /// [`write`](crate::Connection::write) waits and [`try_write`](crate::Connection::try_write) gives
     /// the message back. Defaults to 64.
-    outbound_capacity: usize = 64,
+    outbound_capacity(usize): usize = 64,
     /// The longest that a client may take nothing of what is being sent to it; then the connection ends,
     /// unclean. Any progress starts the time anew. Defaults to 10 s.
-    write_timeout: Duration = Duration::from_secs(10),
+    write_timeout(Duration): Duration = Duration::from_secs(10),
     /// How often each client is sent a Ping (RFC 6455 5.5.2). `None` sends none: a client that vanished
     /// without a word is then noticed only when something cannot be sent. Defaults to 30 s.
-    ping_interval: Option<Duration> = Some(Duration::from_secs(30)),
+    ping_interval(impl Into<Option<Duration>>): Option<Duration> = Some(Duration::from_secs(30)),
     /// The longest that a client may be silent after a Ping; then the connection ends, unclean. Any byte
     /// from it counts as life. Not longer than `ping_interval`. Defaults to 10 s.
-    pong_timeout: Duration = Duration::from_secs(10),
+    pong_timeout(Duration): Duration = Duration::from_secs(10),
     /// How often the text message [`HEARTBEAT`](crate::HEARTBEAT) is sent to every client, for pages that
     /// want to see life (a browser does not show its scripts the pings). It does not wait behind queued
     /// messages. Defaults to `None`.
-    heartbeat: Option<Duration> = None,
+    heartbeat(impl Into<Option<Duration>>): Option<Duration> = None,
     /// The longest that an ended connection may take to part: for the client's Close after ours, its end
     /// of the TCP connection, and the handler's return; then it is dropped. Also the most that the handler
     /// gets to answer what a client sent before its Close. Defaults to 5 s.
-    close_timeout: Duration = Duration::from_secs(5),
+    close_timeout(Duration): Duration = Duration::from_secs(5),
     /// The longest that a shutdown waits for connections to part; then they are dropped. Defaults to 10 s.
-    drain_timeout: Duration = Duration::from_secs(10),
+    drain_timeout(Duration): Duration = Duration::from_secs(10),
 }
 
 /// Long enough for anyone, and short enough that no sum of a time and a timeout overflows.
@@ -159,7 +159,7 @@ impl Config {
     /// [`Error::Config`] names the first field whose value breaks its rule.
     ///
     /// ```
-    /// let error = whit::Config::new().max_message_bytes(0usize).check().unwrap_err();
+    /// let error = whit::Config::new().max_message_bytes(0).check().unwrap_err();
     /// assert_eq!(error.to_string(), "max_message_bytes is 0: a message needs room for at least 1 byte");
     /// ```
     pub fn check(&self) -> Result<()> {

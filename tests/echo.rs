@@ -8,7 +8,7 @@ use whit::{Closed, Config, Connection, Message, Server, testing};
 
 fn echo_server() -> Server {
     Server::new()
-        .config(Config::new().max_message_bytes(1024 * 1024usize))
+        .config(Config::new().max_message_bytes(1024 * 1024))
         .route("/ws", echo)
 }
 
@@ -72,8 +72,8 @@ fn each_read_takes_one_message_and_each_write_sends_one() {
 #[test]
 fn ten_thousand_messages_pass_small_queues_once_and_in_order() {
     let config = Config::new()
-        .inbound_capacity(2usize)
-        .outbound_capacity(1usize);
+        .inbound_capacity(2)
+        .outbound_capacity(1);
     testing::run(
         Server::new().config(config).route("/ws", echo),
         |server| async move {
