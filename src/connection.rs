@@ -194,7 +194,8 @@ impl Connection {
     /// only the first close counts (RFC 6455 7.1.1 to 7.1.4).
     ///
     /// Two codes cannot be sent: [`NO_STATUS`](CloseCode::NO_STATUS) makes a Close without a code;
-    /// [`ABNORMAL`](CloseCode::ABNORMAL) drops the connection at once, and what is still queued with it.
+    /// [`ABNORMAL`](CloseCode::ABNORMAL) drops the connection at once and what is still queued with it, and
+    /// the peer is told 1008 if that takes no waiting.
     pub fn close(&self, code: CloseCode, reason: &str) {
         self.handle
             .link

@@ -66,9 +66,12 @@ pub(crate) async fn run(links: &Links, config: &Config) {
                     }
                 });
             }
-            if pings.as_mut().is_some_and(|period| period.take_due(now)) {
-                pongs_until = Some(now + config.pong_timeout);
-                links.for_each(|link| link.ping());
+            if let Some(pings) = &mut pings {
+                if pings.take_due(now) {
+                    // Not after the next ping, which would start the wait anew.
+                    pongs_until = Some(pings.next.min(now + config.pong_timeout));
+                    links.for_each(|link| link.ping());
+                }
             }
             if heartbeats
                 .as_mut()

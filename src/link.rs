@@ -91,6 +91,9 @@ impl Link {
 
     /// Asks the writer for a Ping. The next [`is_unanswered`](Self::is_unanswered) tells of it.
     pub(crate) fn ping(&self) {
+        if self.closing.is_set() {
+            return;
+        }
         self.socket.take_heard();
         self.pinged.set(true);
         self.control.ask(|due| due.ping = true);

@@ -104,7 +104,7 @@ fn serve(server: Server, options: &Options) -> Result<(), Box<dyn Error>> {
     })
 }
 
-fn listen(addrs: &[String]) -> Result<Listener, whit::Error> {
+fn listen(addrs: &[String]) -> Result<Listener, Box<dyn Error>> {
     let bind = |addr: &String| {
         Listener::bind(addr.as_str()).map_err(|error| match error {
             whit::Error::Listen { source, .. } => whit::Error::Listen {
@@ -114,9 +114,9 @@ fn listen(addrs: &[String]) -> Result<Listener, whit::Error> {
             error => error,
         })
     };
-    let mut addrs = addrs.iter();
-    let mut listener = bind(addrs.next().unwrap_or(&Options::LISTEN.into()))?;
-    for addr in addrs {
+    let (first, rest) = addrs.split_first().ok_or("no address to listen on")?;
+    let mut listener = bind(first)?;
+    for addr in rest {
         listener.join(bind(addr)?);
     }
     Ok(listener)
@@ -129,7 +129,7 @@ async fn echo(conn: Connection) -> Result<(), Closed> {
 }
 
 enum Invocation {
-    Serve(Options),
+    Serve(Box<Options>),
     Print(String),
 }
 
@@ -141,8 +141,6 @@ struct Options {
 }
 
 impl Options {
-    const LISTEN: &'static str = "127.0.0.1:7777";
-
     fn parse(mut args: Parser) -> Result<Invocation, lexopt::Error> {
         let mut options = Self {
             listen: Vec::new(),
@@ -192,7 +190,10 @@ impl Options {
                 arg => return Err(arg.unexpected()),
             }
         }
-        Ok(Invocation::Serve(options))
+        if options.listen.is_empty() {
+            options.listen.push("127.0.0.1:7777".into());
+        }
+        Ok(Invocation::Serve(Box::new(options)))
     }
 
     fn server(&self) -> Server {

@@ -1,6 +1,6 @@
 //! A bounded queue between two futures of a connection, on async-channel.
 
-use async_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
+use async_channel::{Receiver, Sender, TrySendError, bounded};
 use std::pin::Pin;
 
 /// A bounded queue. Once closed it takes nothing more, and what it holds can still be taken out.
@@ -36,10 +36,7 @@ impl<T> Queue<T> {
     }
 
     pub(crate) fn try_pop(&self) -> Option<T> {
-        match self.receiver.try_recv() {
-            Ok(item) => Some(item),
-            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
-        }
+        self.receiver.try_recv().ok()
     }
 
     /// Waits for an item; `None` once the queue is closed and empty.

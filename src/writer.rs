@@ -51,7 +51,7 @@ pub(crate) async fn run(
             }
             Work::Close => {
                 // The queue is closed only after the reason was recorded.
-                let Some(closed) = link.closing.get() else {
+                let Some(closed) = link.closing.get().filter(|closed| closed.is_clean()) else {
                     return Err(Lost);
                 };
                 let (code, reason) = close_frame_for(closed);

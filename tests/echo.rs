@@ -71,9 +71,7 @@ fn each_read_takes_one_message_and_each_write_sends_one() {
 
 #[test]
 fn ten_thousand_messages_pass_small_queues_once_and_in_order() {
-    let config = Config::new()
-        .inbound_capacity(2)
-        .outbound_capacity(1);
+    let config = Config::new().inbound_capacity(2).outbound_capacity(1);
     testing::run(
         Server::new().config(config).route("/ws", echo),
         |server| async move {

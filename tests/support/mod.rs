@@ -4,6 +4,10 @@
     unreachable_pub,
     reason = "each test file uses its part of this"
 )]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "lengths and codes are made to fit"
+)]
 
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use whit::{

@@ -1,0 +1,159 @@
+//! Every number has its default, and a bad one is told clearly.
+
+use std::time::Duration;
+use whit::{Config, Error, Origins, Server};
+
+#[test]
+fn a_bad_value_is_named_with_its_field_and_its_rule() {
+    let config = Config::new;
+    let zero = Duration::ZERO;
+    let year = Duration::from_secs(400 * 24 * 60 * 60);
+    let cases: &[(Config, &str)] = &[
+        (config().max_connections(0), "max_connections is 0: "),
+        (
+            config().max_connections_per_ip(0),
+            "max_connections_per_ip is 0: ",
+        ),
+        (config().max_head_bytes(100), "max_head_bytes is 100: "),
+        (
+            config().max_message_bytes(0),
+            "max_message_bytes is 0: a message needs room for at least 1 byte",
+        ),
+        (config().read_buffer_bytes(1), "read_buffer_bytes is 1: "),
+        (config().inbound_capacity(0), "inbound_capacity is 0: "),
+        (config().outbound_capacity(0), "outbound_capacity is 0: "),
+        (
+            config().handshake_timeout(zero),
+            "handshake_timeout is 0ns: ",
+        ),
+        (config().write_timeout(zero), "write_timeout is 0ns: "),
+        (config().ping_interval(zero), "ping_interval is 0ns: "),
+        (config().pong_timeout(zero), "pong_timeout is 0ns: "),
+        (config().heartbeat(zero), "heartbeat is 0ns: "),
+        (config().close_timeout(year), "close_timeout is 34560000s: "),
+        (config().drain_timeout(Duration::MAX), "drain_timeout is "),
+        (
+            config().ping_interval(Duration::from_secs(5)),
+            "pong_timeout is 10s: it is not longer than ping_interval",
+        ),
+        (
+            config().allow_origin("example.com"),
+            "origins is \"example.com\": ",
+        ),
+        (
+            config().allow_origin("https://example.com/"),
+            "origins is \"https://example.com/\": ",
+        ),
+        (config().subprotocols(["a b"]), "subprotocols is \"a b\": "),
+        (
+            config().subprotocols(["a", "a"]),
+            "subprotocols is \"a\": each name stands once",
+        ),
+    ];
+    for (config, message) in cases {
+        let error = Server::new()
+            .config(config.clone())
+            .run("127.0.0.1:0")
+            .unwrap_err();
+        assert!(matches!(error, Error::Config { .. }), "{error}");
+        assert!(error.to_string().starts_with(message), "{error}");
+    }
+    assert!(
+        config()
+            .ping_interval(None)
+            .pong_timeout(year / 2)
+            .check()
+            .is_ok()
+    );
+    assert!(config().check().is_ok());
+}
+
+#[test]
+fn a_bad_path_is_named() {
+    let server = Server::new().page("index", |_| whit::Response::text(""));
+    assert_eq!(
+        server.run("127.0.0.1:0").unwrap_err().to_string(),
+        "path \"index\": a path begins with /"
+    );
+}
+
+#[test]
+fn allowed_origins_add_up() {
+    let some = Config::new()
+        .allow_origin("http://a")
+        .allow_origin("http://b");
+    assert_eq!(
+        some.origins,
+        Origins::Also(vec!["http://a".into(), "http://b".into()])
+    );
+    assert_eq!(
+        some.allow_any_origin().allow_origin("http://c").origins,
+        Origins::Any
+    );
+}
+
+/// The README's table has a row `| field | default | ...` for each field.
+#[test]
+fn the_defaults_are_those_of_the_readme() {
+    let config = Config::new();
+    let bytes = |bytes: usize| match bytes {
+        whole if whole % 1024 == 0 => format!("{} KiB", whole / 1024),
+        bytes => bytes.to_string(),
+    };
+    let time = |time: Duration| format!("{} s", time.as_secs());
+    let optional = |text: Option<String>| text.unwrap_or_else(|| "off".into());
+    let expected = [
+        ("max_connections", config.max_connections.to_string()),
+        (
+            "max_connections_per_ip",
+            optional(config.max_connections_per_ip.map(|count| count.to_string())),
+        ),
+        ("handshake_timeout", time(config.handshake_timeout)),
+        ("max_head_bytes", bytes(config.max_head_bytes)),
+        ("max_message_bytes", bytes(config.max_message_bytes)),
+        ("read_buffer_bytes", bytes(config.read_buffer_bytes)),
+        ("inbound_capacity", config.inbound_capacity.to_string()),
+        ("outbound_capacity", config.outbound_capacity.to_string()),
+        ("write_timeout", time(config.write_timeout)),
+        ("ping_interval", optional(config.ping_interval.map(time))),
+        ("pong_timeout", time(config.pong_timeout)),
+        ("heartbeat", optional(config.heartbeat.map(time))),
+        ("close_timeout", time(config.close_timeout)),
+        ("drain_timeout", time(config.drain_timeout)),
+        ("origins", format!("{:?}", config.origins)),
+        (
+            "subprotocols",
+            if config.subprotocols.is_empty() {
+                "none".into()
+            } else {
+                String::new()
+            },
+        ),
+    ];
+    let readme = include_str!("../README.md");
+    let rows: Vec<(&str, &str)> = readme
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split('|');
+            Some((
+                cells.next()?.trim().trim_end_matches('`'),
+                cells.next()?.trim().trim_matches('`'),
+            ))
+        })
+        .collect();
+    for (field, default) in &expected {
+        let row = rows.iter().find(|(name, _)| name == field);
+        assert_eq!(
+            row.map(|(_, text)| *text),
+            Some(default.as_str()),
+            "{field}"
+        );
+    }
+    // No field is left out here: the debug text has each of them on a line of its own.
+    let text = format!("{config:#?}");
+    let fields = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("    "))
+        .filter(|line| line.starts_with(char::is_alphabetic));
+    assert_eq!(fields.count(), expected.len());
+}

@@ -1,0 +1,123 @@
+//! No client holds what others need.
+
+mod support;
+
+use std::time::Duration;
+use support::{CLOSE, Raw, echo, frame, handshake};
+use whit::{Config, Message, Server, testing};
+
+#[test]
+fn a_full_server_says_so_and_has_room_again() {
+    let config = Config::new().max_connections(2);
+    testing::run(
+        Server::new().config(config).route("/ws", echo),
+        |server| async move {
+            let one = server.connect("/ws").await.unwrap();
+            let mut other = Raw::open(&server, "/ws").await;
+
+            let mut third = Raw::new(&server);
+            third.send(handshake("/ws")).await;
+            let answer = third.read_answer().await;
+            assert!(
+                answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"),
+                "{answer}"
+            );
+            assert!(answer.contains("Retry-After: 5\r\n"), "{answer}");
+
+            other.send(frame(CLOSE, "")).await;
+            other.read_close().await;
+            other.expect_end().await;
+            drop(other);
+            let mut again = loop {
+                // The server sees the end of the stream when it has its turn.
+                match server.connect("/ws").await {
+                    Ok(client) => break client,
+                    Err(refused) => assert_eq!(refused.status, 503),
+                }
+            };
+            again.write("room").await.unwrap();
+            assert_eq!(again.read().await.unwrap(), Message::from("room"));
+            drop(one);
+        },
+    );
+}
+
+#[test]
+fn an_address_has_its_share_and_no_more() {
+    let config = Config::new().max_connections_per_ip(1);
+    testing::run(
+        Server::new().config(config).route("/ws", echo),
+        |server| async move {
+            let mut first = server.connect_tcp("/ws").await.unwrap();
+            let refused = server.connect_tcp("/ws").await.unwrap_err();
+            assert_eq!(refused.status, 429);
+            // In memory there is no address to count.
+            server.connect("/ws").await.unwrap();
+
+            first.close(whit::CloseCode::NORMAL, "").await.unwrap();
+            drop(first);
+            while let Err(refused) = server.connect_tcp("/ws").await {
+                assert_eq!(refused.status, 429);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_client_that_dawdles_over_its_handshake_holds_up_no_one() {
+    let config = Config::new().handshake_timeout(Duration::from_secs(20));
+    testing::run(
+        Server::new().config(config).route("/ws", echo),
+        |server| async move {
+            let mut dawdlers = Vec::new();
+            for _ in 0..100 {
+                let mut raw = Raw::new(&server);
+                raw.send("GET /ws HTTP/1.1\r\nHost: t").await;
+                dawdlers.push(raw);
+            }
+            let mut client = server.connect("/ws").await.unwrap();
+            client.write("quick").await.unwrap();
+            assert_eq!(client.read().await.unwrap(), Message::from("quick"));
+        },
+    );
+}
+
+#[test]
+fn a_handshake_sent_byte_by_byte_has_one_deadline_for_all_of_it() {
+    let timeout = Duration::from_millis(50);
+    let config = Config::new().handshake_timeout(timeout);
+    testing::run(
+        Server::new().config(config).route("/ws", echo),
+        |server| async move {
+            let mut raw = Raw::new(&server);
+            let started = std::time::Instant::now();
+            for byte in handshake("/ws").as_bytes() {
+                if futures_lite::AsyncWriteExt::write_all(&mut raw.stream, &[*byte])
+                    .await
+                    .is_err()
+                    || started.elapsed() > 2 * timeout
+                {
+                    break;
+                }
+                smol::Timer::after(timeout / 20).await;
+            }
+            assert!(raw.read_answer().await.starts_with("HTTP/1.1 408 "));
+        },
+    );
+}
+
+#[test]
+fn many_connections_live_on_one_thread() {
+    testing::run(Server::new().route("/ws", echo), |server| async move {
+        let mut clients = Vec::new();
+        for _ in 0..1000 {
+            clients.push(server.connect("/ws").await.unwrap());
+        }
+        for (i, client) in clients.iter_mut().enumerate() {
+            client.write(i.to_string()).await.unwrap();
+        }
+        for (i, client) in clients.iter_mut().enumerate() {
+            assert_eq!(client.read().await.unwrap(), Message::from(i.to_string()));
+        }
+    });
+}
