@@ -3,6 +3,9 @@
 use crate::error::{Error, Result};
 use std::time::Duration;
 
+/// The text of the application heartbeat: see [`Config::heartbeat`](field@Config::heartbeat).
+pub const HEARTBEAT: &str = "heartbeat";
+
 /// Which web pages may connect (RFC 6455 10.2).
 ///
 /// A browser tells in the `Origin` header which site a page is of. Clients that are not browsers send no
@@ -111,7 +114,7 @@ settings! {
     /// The longest that a client may be silent after a Ping; then the connection ends, unclean. Any byte
     /// from it counts as life. Not longer than `ping_interval`. Defaults to 10 s.
     pong_timeout(Duration): Duration = Duration::from_secs(10),
-    /// How often the text message [`HEARTBEAT`](crate::HEARTBEAT) is sent to every client, for pages that
+    /// How often the text message [`HEARTBEAT`] is sent to every client, for pages that
     /// want to see life (a browser does not show its scripts the pings). It does not wait behind queued
     /// messages. Defaults to `None`.
     heartbeat(impl Into<Option<Duration>>): Option<Duration> = None,

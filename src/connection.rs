@@ -10,13 +10,13 @@ use crate::{
     reactor,
     reader::{self, Lost},
     request::Request,
-    route::Handler,
     wire::{FrameReader, FrameWriter},
     writer,
 };
 use async_channel::Receiver;
 use futures_lite::{FutureExt, Stream, StreamExt, future};
 use std::{
+    error::Error,
     fmt,
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
@@ -120,7 +120,7 @@ impl fmt::Display for TryWriteError {
     }
 }
 
-impl std::error::Error for TryWriteError {}
+impl Error for TryWriteError {}
 
 impl Connection {
     /// Waits for the next message.
@@ -262,6 +262,10 @@ impl fmt::Debug for Connection {
             .finish_non_exhaustive()
     }
 }
+
+/// A handler's future, whatever its type was.
+pub(crate) type Handling = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error>>>>>;
+pub(crate) type Handler = Rc<dyn Fn(Connection) -> Handling>;
 
 /// Runs a connection from its upgrade until nothing of it is left.
 pub(crate) async fn run(

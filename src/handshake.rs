@@ -2,10 +2,11 @@
 
 use crate::{
     config::{Config, Origins},
+    connection::Handler,
     error::Refusal,
     request::Request,
     response::Response,
-    route::{Handler, Routes},
+    route::Routes,
 };
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
 

@@ -37,7 +37,7 @@ mod writer;
 
 pub use crate::{
     close::{CloseCode, Closed, ClosedBy},
-    config::{Config, Origins},
+    config::{Config, HEARTBEAT, Origins},
     connection::{Connection, TryWriteError},
     error::{Error, Result},
     message::{Message, Text},
@@ -46,6 +46,3 @@ pub use crate::{
     server::{Server, ShutdownHandle},
     socket::Listener,
 };
-
-/// The text of the application heartbeat: see [`Config::heartbeat`](field@Config::heartbeat).
-pub const HEARTBEAT: &str = "heartbeat";

@@ -1,17 +1,13 @@
 //! From a path to what answers it: the most specific pattern wins.
 
 use crate::{
-    connection::Connection,
+    connection::Handler,
     error::{Error, Result},
     request::Request,
     response::Response,
 };
-use std::{error, fmt, pin::Pin, rc::Rc};
+use std::{fmt, rc::Rc};
 
-/// A handler's future, whatever its type was.
-pub(crate) type Handling =
-    Pin<Box<dyn Future<Output = std::result::Result<(), Box<dyn error::Error>>>>>;
-pub(crate) type Handler = Rc<dyn Fn(Connection) -> Handling>;
 pub(crate) type Page = Rc<dyn Fn(&Request) -> Response>;
 
 /// The WebSocket handlers and the pages of a server. A path may have both.

@@ -3,7 +3,7 @@
 use crate::{
     close::{CloseCode, Closed, ClosedBy},
     config::Config,
-    connection::{self, Connection},
+    connection::{self, Connection, Handler},
     error::{Refusal, Result},
     handshake::{self, Verdict},
     heartbeat,
@@ -12,7 +12,7 @@ use crate::{
     reactor,
     request::{self, Request, Unread},
     response::Response,
-    route::{Handler, Routes},
+    route::Routes,
     socket::{Listener, Socket},
     wire::{FrameReader, FrameWriter},
 };

@@ -1,9 +1,8 @@
 //! The write future: from the outbound queue to the socket.
 
 use crate::{
-    HEARTBEAT,
     close::{Closed, ClosedBy},
-    config::Config,
+    config::{Config, HEARTBEAT},
     link::Link,
     message::Message,
     reactor,

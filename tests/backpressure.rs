@@ -139,6 +139,7 @@ fn a_full_queue_gives_the_message_back() {
 #[test]
 fn a_slow_handler_slows_the_peer_down_and_loses_nothing() {
     const MESSAGE_BYTES: usize = 1000;
+    const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
     let (go, gone) = unbounded::<()>();
     let (seen, reports) = unbounded();
     let seen = Rc::new(seen);
@@ -161,7 +162,10 @@ fn a_slow_handler_slows_the_peer_down_and_loses_nothing() {
         let flooding = async {
             loop {
                 raw.stream
-                    .write_all(&frame(TEXT, vec![b'a' + (sent % 26) as u8; MESSAGE_BYTES]))
+                    .write_all(&frame(
+                        TEXT,
+                        vec![LETTERS.as_bytes()[sent % 26]; MESSAGE_BYTES],
+                    ))
                     .await
                     .unwrap();
                 sent += 1;
@@ -173,12 +177,12 @@ fn a_slow_handler_slows_the_peer_down_and_loses_nothing() {
                 future::yield_now().await;
             }
         };
-        future::or(async { flooding.await }, settled).await;
+        future::or(flooding, settled).await;
         // 4 in the queue, 1 in the reader's hand, the rest in its buffer and the pipe.
         assert!((5..=14).contains(&sent), "{sent} messages were taken");
         go.try_send(()).unwrap();
         for i in 0..sent {
-            let expected = "abcdefghijklmnopqrstuvwxyz"[i % 26..=i % 26].repeat(MESSAGE_BYTES);
+            let expected = LETTERS[i % 26..=i % 26].repeat(MESSAGE_BYTES);
             assert_eq!(
                 reports.recv().await.unwrap().as_text(),
                 Some(expected.as_str())
