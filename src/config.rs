@@ -183,7 +183,7 @@ impl Config {
             "max_connections_per_ip",
             self.max_connections_per_ip.unwrap_or(1),
             1,
-            "an address may have at least 1 connection, None is for no limit",
+            "an address may have at least 1 connection",
         )?;
         at_least(
             "max_head_bytes",

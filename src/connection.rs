@@ -33,6 +33,9 @@ use std::{
 /// are dropped. A handler that returns `Ok` closes with [`NORMAL`](CloseCode::NORMAL); one that returns an error
 /// or panics, with [`INTERNAL_ERROR`](CloseCode::INTERNAL_ERROR).
 ///
+/// A handler that only writes should read all the same, if only to throw away what comes: messages that
+/// nobody reads fill the inbound queue, and a Close that the peer sends after them is not seen.
+///
 /// As a [`Stream`], a handle gives the messages that [`read`](Self::read) would, and ends where that fails.
 ///
 /// # Examples

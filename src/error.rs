@@ -8,8 +8,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Why a server could not start.
 ///
 /// Nothing that a client does ends a server, so these come from [`run`](crate::Server::run) and
-/// [`serve`](crate::Server::serve) at the start and never later.
-#[derive(Debug)]
+/// [`serve`](crate::Server::serve) at the start and never later. Its debug text is its message, so that a `main` that
+/// returns it ends with a clear line.
 #[non_exhaustive]
 pub enum Error {
     /// A field of [`Config`](crate::Config) has a value that breaks its rule.
@@ -44,6 +44,12 @@ impl fmt::Display for Error {
             Self::Route { path, rule } => write!(f, "path {path:?}: {rule}"),
             Self::Listen { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
         }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -55,13 +55,12 @@ fn main() -> ExitCode {
     // Fails only where there is a logger already.
     let _ = log::set_logger(&StderrLog);
 
-    let server = options.server();
-    if let Err(error) = server.check() {
-        return usage_failure(&as_usage_error(&error));
-    }
-    match serve(server, &options) {
+    match serve(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(mistake) = error.downcast_ref().and_then(as_usage_error) {
+                return usage_failure(&mistake);
+            }
             say(&format_args!("whit: {error}"));
             ExitCode::FAILURE
         }
@@ -80,8 +79,13 @@ fn usage_failure(error: &dyn Display) -> ExitCode {
     ExitCode::from(2)
 }
 
-fn serve(server: Server, options: &Options) -> Result<(), Box<dyn Error>> {
-    let listener = listen(&options.listen)?;
+fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
+    let server = options.server();
+    server.check()?;
+    let mut listener = Listener::default();
+    for addr in &options.listen {
+        listener.join(Listener::bind(addr.as_str())?);
+    }
     let shutdown = server.shutdown_handle();
     smol::block_on(async {
         let mut signals = Signals::new([Signal::Int, Signal::Term])?;
@@ -102,24 +106,6 @@ fn serve(server: Server, options: &Options) -> Result<(), Box<dyn Error>> {
         };
         Ok(future::or(server.serve(listener), ending).await?)
     })
-}
-
-fn listen(addrs: &[String]) -> Result<Listener, Box<dyn Error>> {
-    let bind = |addr: &String| {
-        Listener::bind(addr.as_str()).map_err(|error| match error {
-            whit::Error::Listen { source, .. } => whit::Error::Listen {
-                addr: addr.clone(),
-                source,
-            },
-            error => error,
-        })
-    };
-    let (first, rest) = addrs.split_first().ok_or("no address to listen on")?;
-    let mut listener = bind(first)?;
-    for addr in rest {
-        listener.join(bind(addr)?);
-    }
-    Ok(listener)
 }
 
 async fn echo(conn: Connection) -> Result<(), Closed> {
@@ -222,8 +208,8 @@ fn value<T>(
     parse(&text).map_err(|rule| format!("{flag} {text}: {rule}").into())
 }
 
-/// The library names a field and the value it got: the user knows the flag.
-fn as_usage_error(error: &whit::Error) -> String {
+/// A mistake in the command line, if it is one. The library names a field and the value it got: the user knows the flag.
+fn as_usage_error(error: &whit::Error) -> Option<String> {
     match error {
         whit::Error::Config { field, value, rule } => {
             let flag = match *field {
@@ -234,10 +220,13 @@ fn as_usage_error(error: &whit::Error) -> String {
                 "max_message_bytes" => "--max-message",
                 field => field,
             };
-            format!("{flag} {value}: {rule}")
+            Some(format!("{flag} {value}: {rule}"))
         }
-        whit::Error::Route { path, rule } => format!("--path {path}: {rule}"),
-        error => error.to_string(),
+        whit::Error::Route { path, rule } => Some(format!("--path {path}: {rule}")),
+        whit::Error::Listen { addr, source } if source.kind() == io::ErrorKind::InvalidInput => {
+            Some(format!("--listen {addr}: {source}"))
+        }
+        _ => None,
     }
 }
 

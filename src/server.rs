@@ -22,7 +22,7 @@ use smol::LocalExecutor;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    error, io,
+    error, fmt, io,
     net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs},
     rc::Rc,
     sync::Arc,
@@ -122,7 +122,7 @@ impl Server {
     ///
     /// At the start only: [`Error::Config`](crate::Error::Config), [`Error::Route`](crate::Error::Route), or
     /// [`Error::Listen`](crate::Error::Listen).
-    pub fn run(self, addrs: impl ToSocketAddrs) -> Result<()> {
+    pub fn run(self, addrs: impl ToSocketAddrs + fmt::Debug) -> Result<()> {
         let listener = Listener::bind(addrs)?;
         smol::block_on(self.serve(listener))
     }
@@ -401,8 +401,19 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
             answer(&socket, response, with_body, config).await;
         }
         Err(refusal) => {
-            log::debug!("{} {}", Peer(peer), request.path().escape_debug());
-            refuse(config, &socket, peer, &refusal).await;
+            log::info!(
+                "{} {} refused with {}: {refusal}",
+                Peer(peer),
+                request.path().escape_debug(),
+                refusal.status()
+            );
+            answer(
+                &socket,
+                (&refusal).into(),
+                request.method() != "HEAD",
+                config,
+            )
+            .await;
         }
     }
 }
@@ -436,8 +447,8 @@ async fn write_all(socket: &Socket, mut bytes: &[u8], config: &Config) -> bool {
 /// A client as the log names it.
 struct Peer(Option<SocketAddr>);
 
-impl std::fmt::Display for Peer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(addr) => addr.fmt(f),
             None => f.write_str("local"),

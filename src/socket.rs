@@ -118,7 +118,8 @@ impl Socket {
     }
 }
 
-/// One or more addresses that a [`Server`](crate::Server) listens on.
+/// The addresses that a [`Server`](crate::Server) listens on. The default one has none: others can
+/// [`join`](Self::join) it.
 ///
 /// # Examples
 ///
@@ -127,6 +128,7 @@ impl Socket {
 /// assert_ne!(listener.local_addrs()[0].port(), 0);
 /// # Ok::<(), whit::Error>(())
 /// ```
+#[derive(Default)]
 pub struct Listener {
     sources: Vec<Source>,
     /// The source to ask first, so that a busy one does not keep the others waiting.
@@ -145,15 +147,12 @@ impl Listener {
     /// # Errors
     ///
     /// [`Error::Listen`] if the address cannot be understood or bound: then none is.
-    pub fn bind(addrs: impl ToSocketAddrs) -> Result<Self> {
+    pub fn bind(addrs: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
         let unresolved = |source| Error::Listen {
-            addr: "the given address".into(),
+            addr: format!("{addrs:?}"),
             source,
         };
-        let mut listener = Self {
-            sources: Vec::new(),
-            next: Cell::new(0),
-        };
+        let mut sources = Vec::new();
         for addr in addrs.to_socket_addrs().map_err(unresolved)? {
             let source = TcpListener::bind(addr)
                 .and_then(Io::listen)
@@ -161,15 +160,16 @@ impl Listener {
                     addr: addr.to_string(),
                     source,
                 })?;
-            listener.sources.push(Source::Tcp(source));
+            sources.push(Source::Tcp(source));
         }
-        if listener.sources.is_empty() {
-            return Err(unresolved(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "it names no address",
-            )));
+        if sources.is_empty() {
+            let nothing = io::Error::new(io::ErrorKind::InvalidInput, "it names no address");
+            return Err(unresolved(nothing));
         }
-        Ok(listener)
+        Ok(Self {
+            sources,
+            next: Cell::new(0),
+        })
     }
 
     /// The addresses listened on, with the real ports.

@@ -171,6 +171,10 @@ fn a_mistake_is_one_line_that_names_it() {
             &["--allow-origin", "example.com"],
             "whit: --allow-origin \"example.com\": an origin is ",
         ),
+        (
+            &["--listen", "banana"],
+            "whit: --listen \"banana\": invalid socket address",
+        ),
         (&["--path", "ws"], "whit: --path ws: a path begins with /"),
     ] {
         let output = output(args);
@@ -193,17 +197,6 @@ fn a_port_in_use_is_one_line_and_status_1() {
     assert_eq!(output.status.code(), Some(1));
     assert!(
         text.starts_with(&format!("whit: cannot listen on {addr}: ")) && text.lines().count() == 1,
-        "{text}"
-    );
-
-    let output = whit()
-        .args(["--listen", "not-an-address"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        text.starts_with("whit: cannot listen on not-an-address: "),
         "{text}"
     );
 }

@@ -51,10 +51,7 @@ fn a_bad_value_is_named_with_its_field_and_its_rule() {
         ),
     ];
     for (config, message) in cases {
-        let error = Server::new()
-            .config(config.clone())
-            .run("127.0.0.1:0")
-            .unwrap_err();
+        let error = Server::new().config(config.clone()).check().unwrap_err();
         assert!(matches!(error, Error::Config { .. }), "{error}");
         assert!(error.to_string().starts_with(message), "{error}");
     }
@@ -72,7 +69,7 @@ fn a_bad_value_is_named_with_its_field_and_its_rule() {
 fn a_bad_path_is_named() {
     let server = Server::new().page("index", |_| whit::Response::text(""));
     assert_eq!(
-        server.run("127.0.0.1:0").unwrap_err().to_string(),
+        server.check().unwrap_err().to_string(),
         "path \"index\": a path begins with /"
     );
 }

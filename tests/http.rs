@@ -59,6 +59,19 @@ fn head_gets_the_head_alone() {
 }
 
 #[test]
+fn head_gets_no_body_with_a_refusal_either() {
+    testing::run(server(), |server| async move {
+        for (path, status) in [("/nothing", "404"), ("/ws", "405")] {
+            let answer = ask(&server, get(path).replace("GET", "HEAD")).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.ends_with("\r\n\r\n"),
+                "{answer}"
+            );
+        }
+    });
+}
+
+#[test]
 fn what_is_not_there_is_404_and_what_cannot_be_done_405() {
     testing::run(server(), |server| async move {
         assert!(

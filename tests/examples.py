@@ -1,0 +1,252 @@
+"""Starts each example and is its client. Run by examples.sh with the folder of the programs."""
+
+import asyncio
+import contextlib
+import pathlib
+import socket
+import string
+import struct
+import sys
+import tempfile
+import urllib.request
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+PROGRAMS = pathlib.Path(sys.argv[1])
+SOURCES = pathlib.Path(__file__).parent.parent / "examples"
+# Far more than any of it takes: only a hang gets here.
+LIMIT_S = 30
+
+
+class Example:
+    """A running example."""
+
+    def __init__(self, process, address):
+        self.process = process
+        self.address = address
+
+    def connect(self, **options):
+        return connect(f"ws://{self.address}/ws", proxy=None, **options)
+
+    async def page(self):
+        # Proxies of the environment are not for loopback.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        url = f"http://{self.address}/"
+        with await asyncio.to_thread(opener.open, url, timeout=LIMIT_S) as answer:
+            return answer.headers["Content-Type"], answer.read().decode()
+
+
+@contextlib.asynccontextmanager
+async def running(name, *args, status=None):
+    """Starts an example, and ends it whatever happens. If all went well it has this status by then; None: it runs."""
+    process = await asyncio.create_subprocess_exec(
+        PROGRAMS / name,
+        "127.0.0.1:0",
+        *map(str, args),
+        stdin=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        line = (await process.stderr.readline()).decode()
+        start, end = "open http://127.0.0.1:", "/\n"
+        assert line.startswith(start) and line.endswith(end), f"it said {line!r}"
+        yield Example(process, line.removeprefix("open http://").removesuffix(end))
+        assert process.returncode == status, f"it ended with {process.returncode}"
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        sys.stderr.write((await process.stderr.read()).decode())
+
+
+async def fails_to_start(name, address):
+    """An example that cannot listen says why in one line, and fails."""
+    process = await asyncio.create_subprocess_exec(
+        PROGRAMS / name,
+        address,
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    lines = said.decode().splitlines()
+    assert process.returncode == 1, process.returncode
+    assert len(lines) == 1 and lines[0].startswith(f"{name}: cannot listen on "), lines
+
+
+async def starts_and_serves_its_page(name, example):
+    content_type, page = await example.page()
+    assert content_type == "text/html; charset=utf-8", content_type
+    assert page == (SOURCES / f"{name}.html").read_text("utf-8")
+    # A page works where there is no internet, and takes nothing from a client for HTML.
+    assert "//" not in page.replace("// ", "") and "innerHTML" not in page
+    await fails_to_start(name, example.address)
+    await fails_to_start(name, "no address")
+
+
+async def closed(client):
+    """Reads to the end, and gives the code that the server closed with."""
+    try:
+        while True:
+            await client.recv()
+    except ConnectionClosed as end:
+        return end.rcvd.code if end.rcvd else 1006
+
+
+async def echo():
+    async with running("echo") as example:
+        await starts_and_serves_its_page("echo", example)
+        async with example.connect() as client:
+            for message in ["hello", "", "größer\n😀", b"\x00\xff", "x" * 60_000]:
+                await client.send(message)
+                assert await client.recv() == message
+
+
+async def heard(client, *lines):
+    """Waits for a message of the chat, and lets others pass."""
+    wanted = "\n".join(lines)
+    while await client.recv() != wanted:
+        pass
+
+
+async def chat():
+    async with running("chat") as example:
+        await starts_and_serves_its_page("chat", example)
+        async with example.connect() as ann, example.connect() as bob:
+            await ann.send("Ann")
+            assert await ann.recv() == "here\nAnn"
+            for bad in ["", "x" * 21, "two words", "a\nb", "<b>", b"bytes"]:
+                await bob.send(bad)
+                assert await bob.recv() == "sorry\na name is 1 to 20 letters or digits"
+            await bob.send("Ann")
+            assert await bob.recv() == "sorry\nAnn is here already: choose another name"
+            await bob.send("Bob")
+            assert await bob.recv() == "here\nAnn\nBob"
+            assert await ann.recv() == "here\nAnn\nBob"
+
+            await ann.send("hello\n<b>all</b>")
+            for client in [ann, bob]:
+                assert await client.recv() == "said\nAnn\nhello\n<b>all</b>"
+            await bob.send("hello Ann")
+            for client in [ann, bob]:
+                assert await client.recv() == "said\nBob\nhello Ann"
+
+            await bob.close()
+            assert await ann.recv() == "here\nAnn"
+            # The name is free again; a reset is a leaving, and so is an end without a Close.
+            for linger_s in [0, 1]:
+                killed = await example.connect()
+                await killed.send("Bob")
+                assert await ann.recv() == "here\nAnn\nBob"
+                raw = killed.transport.get_extra_info("socket")
+                linger = struct.pack("ii", 1, linger_s)
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                killed.transport.abort()
+                assert await ann.recv() == "here\nAnn"
+
+            # The server closes for a broken rule: a leaving, too.
+            async with example.connect() as loud:
+                await loud.send("Bob")
+                await heard(ann, "here", "Ann", "Bob")
+                await loud.send("x" * 5000)
+                assert await closed(loud) == 1009
+                await heard(ann, "here", "Ann")
+
+
+async def chat_with_a_slow_reader():
+    async with running("chat") as example:
+        with contextlib.ExitStack() as stack:
+
+            async def join(name, **options):
+                client = await example.connect(**options)
+                # A goodbye would wait behind all that this client has not read.
+                stack.callback(client.transport.abort)
+                await client.send(name)
+                return client
+
+            async def talk(client, name):
+                while True:
+                    await client.send(name * 4000)
+                    await heard(client, "said", name, name * 4000)
+
+            # The client library stops reading when its queue is full, and then the kernel's buffers fill.
+            slow = await join("Slow", max_queue=1)
+            watcher = await join("Watcher")
+            names = string.ascii_lowercase
+            talkers = [await join(name) for name in names]
+            talking = [asyncio.create_task(talk(*pair)) for pair in zip(talkers, names)]
+            try:
+                await heard(watcher, "here", "Slow", "Watcher", *names)
+                # It reads nothing, and no one waits for it.
+                await heard(watcher, "here", "Watcher", *names)
+                assert await closed(slow) == 1013
+                assert not any(task.done() for task in talking)
+            finally:
+                for task in talking:
+                    task.cancel()
+                await asyncio.gather(*talking, return_exceptions=True)
+
+
+async def thermometer():
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "temp"
+        missing = f"no sensor: {file}: No such file or directory (os error 2)"
+        async with running("thermometer", file) as example:
+            await starts_and_serves_its_page("thermometer", example)
+            async with example.connect() as one, example.connect() as other:
+
+                async def both_get(wanted):
+                    for client in [one, other]:
+                        while await client.recv() != wanted:
+                            pass
+
+                await both_get(missing)
+                said = (await example.process.stderr.readline()).decode()
+                assert said == f"thermometer: {missing}\n", said
+                for content, wanted in [
+                    ("48312\n", "48.3"),
+                    ("-1250\n", "-1.2"),
+                    ("", f"no sensor: {file}: it has no whole number"),
+                    ("51000\n", "51.0"),
+                ]:
+                    file.write_text(content)
+                    await both_get(wanted)
+                said = (await example.process.stderr.readline()).decode()
+                assert said == f"thermometer: no sensor: {file}: it has no whole number\n", said
+                file.unlink()
+                await both_get(missing)
+            # It stops when no one watches, and goes on for the next who does.
+            file.write_text("20000")
+            async with example.connect() as late:
+                assert await late.recv() == "20.0"
+
+
+async def embed():
+    async with running("embed", status=0) as example:
+        await starts_and_serves_its_page("embed", example)
+        async with example.connect() as client:
+            counts = set()
+            while len(counts) < 2:
+                await client.send("?")
+                counts.add(int(await client.recv()))
+            example.process.stdin.close()
+            assert await closed(client) == 1001
+            await example.process.wait()
+
+
+async def main():
+    for check in [echo, chat, chat_with_a_slow_reader, thermometer, embed]:
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                await check()
+        except BaseException:
+            print(f"FAILED {check.__name__}", file=sys.stderr)
+            raise
+        print(f"ok {check.__name__}")
+
+
+asyncio.run(main())
