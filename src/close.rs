@@ -30,7 +30,7 @@ impl CloseCode {
     /// 1013: the server is overloaded, come back later.
     pub const TRY_AGAIN_LATER: Self = Self(1013);
 
-    /// A code that may be sent: 1000 to 1003, 1007 to 1014, or 3000 to 4999, of which 4000 and above
+    /// A code that may be sent: 1000 to 1003, 1007 to 1013, or 3000 to 4999, of which 4000 and above
     /// are yours to give a meaning (RFC 6455 7.4.2). `None` for all others.
     ///
     /// ```
@@ -42,7 +42,7 @@ impl CloseCode {
     /// ```
     pub const fn new(code: u16) -> Option<Self> {
         match code {
-            1000..=1003 | 1007..=1014 | 3000..=4999 => Some(Self(code)),
+            1000..=1003 | 1007..=1013 | 3000..=4999 => Some(Self(code)),
             _ => None,
         }
     }
@@ -127,8 +127,10 @@ impl Closed {
         &self.reason
     }
 
-    /// Whether a Close frame told the end, whatever its code. It is not clean when the peer vanished,
-    /// was reset, or took nothing any more ([`ABNORMAL`](CloseCode::ABNORMAL)).
+    /// Whether a side ended it in words, with a Close, whatever its code. It is not clean when the peer vanished, was
+    /// reset, or took nothing any more ([`ABNORMAL`](CloseCode::ABNORMAL)).
+    ///
+    /// It tells how the end began: a peer that was sent a Close may still fail to answer it.
     pub fn is_clean(&self) -> bool {
         self.code != CloseCode::ABNORMAL
     }
@@ -162,10 +164,10 @@ mod tests {
 
     #[test]
     fn only_codes_of_the_rfc_may_be_sent() {
-        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
+        for code in [0, 999, 1004, 1005, 1006, 1014, 1015, 1016, 2999, 5000] {
             assert_eq!(CloseCode::new(code), None, "{code}");
         }
-        for code in [1000, 1003, 1007, 1014, 3000, 4999] {
+        for code in [1000, 1003, 1007, 1013, 3000, 4999] {
             assert!(CloseCode::new(code).is_some(), "{code}");
         }
     }

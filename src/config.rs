@@ -1,7 +1,7 @@
 //! Every number: its unit, its default, its reason, and what happens at the limit.
 
 use crate::error::{Error, Result};
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// The text of the application heartbeat: see [`Config::heartbeat`](field@Config::heartbeat).
 pub const HEARTBEAT: &str = "heartbeat";
@@ -13,7 +13,8 @@ pub const HEARTBEAT: &str = "heartbeat";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origins {
-    /// Pages of the host that the request itself is for.
+    /// Pages of the host that the request itself is for, whether they came by `http` or by `https`: behind a
+    /// proxy the server cannot tell which one it is.
     #[default]
     SameHost,
     /// Pages of that host, and of these origins, each written like `https://example.com` or
@@ -34,7 +35,7 @@ macro_rules! settings {
         /// # Examples
         ///
         /// ```
-        /// use std::time::Duration;
+        /// use std::{ops::RangeInclusive, time::Duration};
         /// use whit::{Config, Server};
         ///
         /// let config = Config::new()
@@ -106,7 +107,8 @@ settings! {
     /// the message back. Defaults to 64.
     outbound_capacity(usize): usize = 64,
     /// The longest that a client may take nothing of what is being sent to it; then the connection ends,
-    /// unclean. Any progress starts the time anew. Defaults to 10 s.
+    /// unclean. Any progress starts the time anew, until the connection is closed: what is left then has this
+    /// long in all. Defaults to 10 s.
     write_timeout(Duration): Duration = Duration::from_secs(10),
     /// How often each client is sent a Ping (RFC 6455 5.5.2). `None` sends none: a client that vanished
     /// without a word is then noticed only when something cannot be sent. Defaults to 30 s.
@@ -128,6 +130,9 @@ settings! {
 
 /// Long enough for anyone, and short enough that no sum of a time and a timeout overflows.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// What is due more often would keep the thread busy with little else.
+const SHORTEST_PERIOD: Duration = Duration::from_millis(10);
 
 impl Config {
     /// Lets web pages of `origin` connect too, beside those of the same host.
@@ -163,58 +168,58 @@ impl Config {
     ///
     /// ```
     /// let error = whit::Config::new().max_message_bytes(0).check().unwrap_err();
-    /// assert_eq!(error.to_string(), "max_message_bytes is 0: a message needs room for at least 1 byte");
+    /// assert_eq!(error.to_string(), "max_message_bytes is 0: a message needs room for at least 1 byte, and gets at most 1 GiB");
     /// ```
     pub fn check(&self) -> Result<()> {
-        let at_least = |field, value: usize, least: usize, rule| {
-            if value < least {
-                Err(bad(field, value, rule))
-            } else {
+        const MIB: usize = 1024 * 1024;
+        let in_range = |field, value: usize, range: RangeInclusive<usize>, rule| {
+            if range.contains(&value) {
                 Ok(())
+            } else {
+                Err(bad(field, value, rule))
             }
         };
-        at_least(
+        in_range(
             "max_connections",
             self.max_connections,
-            1,
+            1..=usize::MAX,
             "a server takes at least 1 connection",
         )?;
-        at_least(
+        in_range(
             "max_connections_per_ip",
             self.max_connections_per_ip.unwrap_or(1),
-            1,
+            1..=usize::MAX,
             "an address may have at least 1 connection",
         )?;
-        at_least(
+        in_range(
             "max_head_bytes",
             self.max_head_bytes,
-            512,
-            "a browser's request head needs at least 512 bytes",
+            512..=MIB,
+            "a browser's request head needs at least 512 bytes, and none needs more than 1 MiB",
         )?;
-        at_least(
+        in_range(
             "max_message_bytes",
             self.max_message_bytes,
-            1,
-            "a message needs room for at least 1 byte",
+            1..=1024 * MIB,
+            "a message needs room for at least 1 byte, and gets at most 1 GiB",
         )?;
-        at_least(
+        in_range(
             "read_buffer_bytes",
             self.read_buffer_bytes,
-            128,
-            "a read buffer has at least 128 bytes",
+            128..=16 * MIB,
+            "a read buffer has at least 128 bytes and at most 16 MiB",
         )?;
-        at_least(
-            "inbound_capacity",
-            self.inbound_capacity,
-            1,
-            "a queue has room for at least 1 message",
-        )?;
-        at_least(
-            "outbound_capacity",
-            self.outbound_capacity,
-            1,
-            "a queue has room for at least 1 message",
-        )?;
+        for (field, value) in [
+            ("inbound_capacity", self.inbound_capacity),
+            ("outbound_capacity", self.outbound_capacity),
+        ] {
+            in_range(
+                field,
+                value,
+                1..=65_536,
+                "a queue has room for 1 to 65,536 messages",
+            )?;
+        }
 
         for (field, value) in [
             ("handshake_timeout", Some(self.handshake_timeout)),
@@ -231,6 +236,18 @@ impl Config {
                     field,
                     format!("{value:?}"),
                     "a time is longer than zero and at most 365 days",
+                ));
+            }
+        }
+        for (field, value) in [
+            ("ping_interval", self.ping_interval),
+            ("heartbeat", self.heartbeat),
+        ] {
+            if let Some(value) = value.filter(|value| *value < SHORTEST_PERIOD) {
+                return Err(bad(
+                    field,
+                    format!("{value:?}"),
+                    "a period is at least 10 ms",
                 ));
             }
         }

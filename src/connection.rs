@@ -22,6 +22,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 /// A WebSocket connection: what its handler holds of it.
@@ -34,7 +35,10 @@ use std::{
 /// or panics, with [`INTERNAL_ERROR`](CloseCode::INTERNAL_ERROR).
 ///
 /// A handler that only writes should read all the same, if only to throw away what comes: messages that
-/// nobody reads fill the inbound queue, and a Close that the peer sends after them is not seen.
+/// nobody reads fill the inbound queue, and a Close that the peer sends after them is not seen. One that reads no
+/// more should watch [`closed`](Self::closed): a peer's Close is answered when the handler comes back to read,
+/// or returns, or after [`close_timeout`](crate::Config::close_timeout), since until then it may be about to
+/// answer a message.
 ///
 /// As a [`Stream`], a handle gives the messages that [`read`](Self::read) would, and ends where that fails.
 ///
@@ -168,9 +172,7 @@ impl Connection {
         link.outbound
             .push(message.into())
             .await
-            .map_err(|_| self.ended())?;
-        link.answering.set(false);
-        Ok(())
+            .map_err(|_| self.ended())
     }
 
     /// Queues a message to be sent if there is room for it now.
@@ -185,9 +187,7 @@ impl Connection {
             .map_err(|rejected| match rejected {
                 Rejected::Full(message) => TryWriteError::Full(message),
                 Rejected::Closed(message) => TryWriteError::Closed(message),
-            })?;
-        link.answering.set(false);
-        Ok(())
+            })
     }
 
     /// Closes the connection, with a reason for the peer of up to 123 bytes; a longer one is cut.
@@ -280,7 +280,7 @@ pub(crate) async fn run(
     config: &Config,
 ) {
     let link = open.link().clone();
-    let log = Log::open(&link, &request);
+    let log = Log::open(open, &request);
     let conn = Connection {
         handle: Rc::new(Handle {
             link: link.clone(),
@@ -291,9 +291,8 @@ pub(crate) async fn run(
     let parted = Latch::default();
 
     let talking = async {
-        talk(&link, frames_in, frames_out, config).await;
-        drop(open);
-        log.close(&link);
+        let answered = talk(&link, frames_in, frames_out, config).await.is_ok();
+        log.close(answered);
         parted.set(());
     };
     let handling = future::or(handle(&link, handler, conn), async {
@@ -321,8 +320,8 @@ async fn handle(link: &Link, handler: &Handler, conn: Connection) {
         .await;
     let (code, reason) = match end {
         Ok(Ok(())) => (CloseCode::NORMAL, ""),
-        // After a close the error is most likely that close, handed on with `?`.
-        Ok(Err(_)) if link.closing.is_set() => (CloseCode::NORMAL, ""),
+        // The connection's end, handed on with `?`.
+        Ok(Err(error)) if error.is::<Closed>() => (CloseCode::NORMAL, ""),
         Ok(Err(error)) => {
             log::warn!("#{} its handler failed: {error}", link.id);
             (CloseCode::INTERNAL_ERROR, "the handler failed")
@@ -335,29 +334,33 @@ async fn handle(link: &Link, handler: &Handler, conn: Connection) {
     link.close(Closed::new(ClosedBy::Local, code, reason));
 }
 
-/// Reads and writes until the connection is closed both ways or lost, then ends the stream.
+/// Reads and writes until the connection is closed both ways, then ends the stream; or until it is lost.
 async fn talk(
     link: &Link,
     mut frames_in: FrameReader,
     mut frames_out: FrameWriter,
     config: &Config,
-) {
-    let parting = future::or(
-        exchange(link, &mut frames_in, &mut frames_out, config),
-        async {
-            link.lost().await;
-            Err(Lost)
-        },
-    )
+) -> Result<(), Lost> {
+    let exchange = exchange(link, &mut frames_in, &mut frames_out, config);
+    let parting = future::or(exchange, async {
+        link.lost().await;
+        Err(Lost)
+    })
     .await;
     match parting {
         Ok(deadline) => {
             reactor::timeout_at(deadline, frames_out.end()).await;
+            Ok(())
         }
         Err(Lost) => {
-            if let Some(closed) = link.closing.get() {
-                frames_out.abort(closed).await;
+            let closed = link.closing.get();
+            // A peer that does not answer any more may still listen.
+            if let Some(closed) = closed.filter(|it| it.by() == ClosedBy::Local && !it.is_clean()) {
+                frames_out
+                    .try_close(CloseCode::POLICY_VIOLATION, closed.reason())
+                    .await;
             }
+            Err(Lost)
         }
     }
 }
@@ -368,7 +371,7 @@ async fn exchange(
     frames_in: &mut FrameReader,
     frames_out: &mut FrameWriter,
     config: &Config,
-) -> Result<std::time::Instant, Lost> {
+) -> Result<Instant, Lost> {
     enum First {
         Read(Result<(), Lost>),
         Wrote(Result<(), Lost>),
@@ -406,30 +409,51 @@ async fn exchange(
 
 /// The two lines that the log has of every connection.
 struct Log {
+    open: Open,
     who: String,
-    opened: std::time::Instant,
+    opened: Instant,
+    /// The peer did its part of the close (RFC 6455 7.1.3).
+    answered: bool,
 }
 
 impl Log {
-    fn open(link: &Link, request: &Request) -> Self {
+    fn open(open: Open, request: &Request) -> Self {
         let peer = request
             .peer_addr()
             .map_or_else(|| "local".into(), |addr| addr.to_string());
-        let who = format!("#{} {peer} {}", link.id, request.path().escape_debug());
+        let who = format!(
+            "#{} {peer} {}",
+            open.link().id,
+            request.path().escape_debug()
+        );
         log::info!("{who} open");
         Self {
+            open,
             who,
             opened: reactor::now(),
+            answered: false,
         }
     }
 
-    fn close(&self, link: &Link) {
+    fn close(mut self, answered: bool) {
+        self.answered = answered;
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let link = self.open.end();
         let Some(closed) = link.closing.get() else {
             return;
         };
         log::info!(
-            "{} {closed}, after {:.1} s, received {} messages ({} bytes), sent {} ({} bytes)",
+            "{} {closed}{}, after {:.1} s, received {} messages ({} bytes), sent {} ({} bytes)",
             self.who,
+            if closed.is_clean() && !self.answered {
+                ", which the peer did not answer"
+            } else {
+                ""
+            },
             self.opened.elapsed().as_secs_f64(),
             link.received.messages.get(),
             link.received.bytes.get(),

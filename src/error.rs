@@ -86,6 +86,8 @@ pub(crate) enum Refusal {
     TooManyFromAddress,
     /// 431: the head is longer than `max_head_bytes` or has too many fields.
     HeadTooLarge,
+    /// 500: the page's function panicked.
+    PageFailed,
     /// 503: the server has `max_connections` connections already.
     Full,
     /// 503: the server is shutting down.
@@ -103,6 +105,7 @@ impl Refusal {
             Self::NotAnUpgrade { .. } | Self::WrongVersion => 426,
             Self::TooManyFromAddress => 429,
             Self::HeadTooLarge => 431,
+            Self::PageFailed => 500,
             Self::Full | Self::ShuttingDown => 503,
         }
     }
@@ -126,6 +129,7 @@ impl fmt::Display for Refusal {
                 f.write_str("too many connections from your address: close one and try again")
             }
             Self::HeadTooLarge => f.write_str("the request head is too large"),
+            Self::PageFailed => f.write_str("the page failed"),
             Self::Full => f.write_str("the server is full: try again later"),
             Self::ShuttingDown => f.write_str("the server is shutting down: try again later"),
         }

@@ -9,6 +9,7 @@ use crate::{
     route::Routes,
 };
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
+use std::panic::{self, AssertUnwindSafe};
 
 /// What to do with a request.
 pub(crate) enum Verdict {
@@ -61,7 +62,13 @@ pub(crate) fn judge(
             })
         }
         (_, Some((_, page))) => match request.method() {
-            "GET" | "HEAD" => Ok(Verdict::Answer(page(request))),
+            "GET" | "HEAD" => {
+                let page = panic::catch_unwind(AssertUnwindSafe(|| page(request)));
+                page.map(Verdict::Answer).map_err(|_| {
+                    log::error!("the page at {} panicked", request.path().escape_debug());
+                    Refusal::PageFailed
+                })
+            }
             _ => Err(Refusal::MethodNotAllowed("GET, HEAD")),
         },
         (_, None) => Err(Refusal::NotFound),

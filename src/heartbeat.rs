@@ -35,6 +35,9 @@ impl Period {
     }
 }
 
+/// A timer that fires later than this was held up, and with it all else.
+const LATE: Duration = Duration::from_millis(10);
+
 /// Sends what is due to all connections in one pass, and ends those that are not heard from. Sleeps while no one
 /// is connected. Never returns.
 pub(crate) async fn run(links: &Links, config: &Config) {
@@ -57,14 +60,14 @@ pub(crate) async fn run(links: &Links, config: &Config) {
             }
 
             let now = reactor::now();
-            if pongs_until.is_some_and(|deadline| deadline <= now) {
-                pongs_until = None;
-                let reason = format!("no pong within {:?}", config.pong_timeout);
-                links.for_each(|link| {
-                    if link.is_unanswered() {
-                        link.close(Closed::lost(ClosedBy::Local, &reason));
-                    }
-                });
+            match pongs_until {
+                // The thread, or the machine, stood still: what was heard meanwhile is still to be read.
+                Some(deadline) if now > deadline + LATE => pongs_until = Some(now + LATE),
+                Some(deadline) if now >= deadline => {
+                    pongs_until = None;
+                    drop_unanswered(links, config);
+                }
+                _ => {}
             }
             if let Some(pings) = &mut pings {
                 if pings.take_due(now) {
@@ -81,4 +84,13 @@ pub(crate) async fn run(links: &Links, config: &Config) {
             }
         }
     }
+}
+
+fn drop_unanswered(links: &Links, config: &Config) {
+    let reason = format!("no pong within {:?}", config.pong_timeout);
+    links.for_each(|link| {
+        if link.is_unanswered() {
+            link.close(Closed::lost(ClosedBy::Local, &reason));
+        }
+    });
 }

@@ -1,7 +1,7 @@
 //! What the futures of one connection share, and the set of all that are open.
 
 use crate::{
-    close::{CloseCode, Closed, ClosedBy},
+    close::{Closed, ClosedBy},
     config::Config,
     latch::Latch,
     message::Message,
@@ -20,7 +20,6 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) id: u64,
-    socket: Rc<Socket>,
     pub(crate) inbound: Queue<Message>,
     pub(crate) outbound: Queue<Message>,
     /// The first reason to end wins.
@@ -37,6 +36,8 @@ pub(crate) struct Link {
     /// The writer waits for the peer, under a deadline of its own.
     pub(crate) writer_waits: Cell<bool>,
     pinged: Cell<bool>,
+    /// Of the socket, which is not kept: a handle of the connection may be kept for ever.
+    heard: Rc<Cell<bool>>,
 }
 
 /// Messages that passed, and the bytes of their payloads.
@@ -54,10 +55,9 @@ impl Count {
 }
 
 impl Link {
-    pub(crate) fn new(id: u64, socket: Rc<Socket>, config: &Config) -> Self {
+    pub(crate) fn new(id: u64, socket: &Socket, config: &Config) -> Self {
         Self {
             id,
-            socket,
             inbound: Queue::bounded(config.inbound_capacity),
             outbound: Queue::bounded(config.outbound_capacity),
             closing: Latch::default(),
@@ -69,6 +69,7 @@ impl Link {
             reader_waits: Cell::new(false),
             writer_waits: Cell::new(false),
             pinged: Cell::new(false),
+            heard: socket.heard(),
         }
     }
 
@@ -94,14 +95,14 @@ impl Link {
         if self.closing.is_set() {
             return;
         }
-        self.socket.take_heard();
+        self.heard.set(false);
         self.pinged.set(true);
         self.control.ask(|due| due.ping = true);
     }
 
     /// Whether nothing was heard since the last ping, though something could have been.
     pub(crate) fn is_unanswered(&self) -> bool {
-        let silent = !self.socket.take_heard();
+        let silent = !self.heard.get();
         self.pinged.take() && silent && !self.reader_waits.get() && !self.writer_waits.get()
     }
 
@@ -220,16 +221,19 @@ impl Open {
     pub(crate) fn link(&self) -> &Rc<Link> {
         &self.link
     }
+
+    /// Ends it now, if it has not ended.
+    pub(crate) fn end(&self) -> &Link {
+        // Nobody closed: the server was dropped, or has not waited any longer.
+        self.link
+            .close(Closed::lost(ClosedBy::Local, "dropped with the server"));
+        self.links.open.borrow_mut().remove(&self.link.id);
+        &self.link
+    }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // Where nobody closed, the server itself was dropped.
-        self.link.close(Closed::new(
-            ClosedBy::Local,
-            CloseCode::ABNORMAL,
-            "the server was dropped",
-        ));
-        self.links.open.borrow_mut().remove(&self.link.id);
+        self.end();
     }
 }

@@ -69,7 +69,8 @@ fn main() -> ExitCode {
 
 /// Writes a line to standard error. That it may be closed is no reason to stop serving.
 fn say(line: &dyn Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+    // In one write, so that no other writer's words get into the middle.
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 fn usage_failure(error: &dyn Display) -> ExitCode {

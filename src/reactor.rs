@@ -46,8 +46,45 @@ pub(crate) async fn timeout<T>(duration: Duration, future: impl Future<Output = 
 #[derive(Debug)]
 pub(crate) struct Io<T> {
     source: Async<T>,
-    unreadable: Cell<bool>,
-    unwritable: Cell<bool>,
+    reading: Direction,
+    writing: Direction,
+}
+
+#[derive(Debug, Default)]
+struct Direction {
+    blocked: Cell<bool>,
+    /// How many operations went through since the reactor was last asked.
+    in_a_row: Cell<u32>,
+}
+
+impl Direction {
+    /// A peer that always has something ready shall not keep the thread: after so many operations in a row the
+    /// reactor is asked, as if the socket had blocked, and all others have their turn.
+    const MOST_IN_A_ROW: u32 = 16;
+
+    /// Runs `operation` when it may succeed; `poll_ready` asks the reactor.
+    fn poll<R>(
+        &self,
+        mut poll_ready: impl FnMut() -> Poll<io::Result<()>>,
+        mut operation: impl FnMut() -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        loop {
+            if self.blocked.get() || self.in_a_row.get() == Self::MOST_IN_A_ROW {
+                self.blocked.set(true);
+                self.in_a_row.set(0);
+                ready!(poll_ready())?;
+                self.blocked.set(false);
+            }
+            match operation() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked.set(true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => {
+                    self.in_a_row.set(self.in_a_row.get() + 1);
+                    return Poll::Ready(result);
+                }
+            }
+        }
+    }
 }
 
 impl<T> Io<T> {
@@ -58,8 +95,8 @@ impl<T> Io<T> {
     fn from_async(source: Async<T>) -> Self {
         Self {
             source,
-            unreadable: Cell::new(false),
-            unwritable: Cell::new(false),
+            reading: Direction::default(),
+            writing: Direction::default(),
         }
     }
 
@@ -68,19 +105,8 @@ impl<T> Io<T> {
         cx: &mut Context<'_>,
         mut read: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        loop {
-            if self.unreadable.get() {
-                ready!(self.source.poll_readable(cx))?;
-                self.unreadable.set(false);
-            }
-            match read(self.source.get_ref()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.unreadable.set(true)
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return Poll::Ready(result),
-            }
-        }
+        self.reading
+            .poll(|| self.source.poll_readable(cx), || read(self.get_ref()))
     }
 
     fn poll_when_writable<R>(
@@ -88,19 +114,8 @@ impl<T> Io<T> {
         cx: &mut Context<'_>,
         mut write: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        loop {
-            if self.unwritable.get() {
-                ready!(self.source.poll_writable(cx))?;
-                self.unwritable.set(false);
-            }
-            match write(self.source.get_ref()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.unwritable.set(true)
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return Poll::Ready(result),
-            }
-        }
+        self.writing
+            .poll(|| self.source.poll_writable(cx), || write(self.get_ref()))
     }
 }
 

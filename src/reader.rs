@@ -6,20 +6,14 @@ use crate::{
     queue::Rejected,
     wire::{Fault, FrameReader, Incoming},
 };
-use futures_lite::future;
 use std::ops::ControlFlow;
 
 /// The stream ended or failed: nothing can be sent any more.
 #[derive(Debug)]
 pub(crate) struct Lost;
 
-/// A peer whose bytes are always there already shall not keep the thread: after so many frames the others
-/// have their turn.
-const FRAMES_IN_A_TURN: u32 = 32;
-
 /// Reads until the peer's Close, or until it breaks a rule, or is lost.
 pub(crate) async fn run(link: &Link, frames: &mut FrameReader) -> Result<(), Lost> {
-    let mut turn = 0;
     loop {
         match frames.next().await {
             Ok(incoming) => {
@@ -36,25 +30,27 @@ pub(crate) async fn run(link: &Link, frames: &mut FrameReader) -> Result<(), Los
                 return Err(Lost);
             }
         }
-        turn += 1;
-        if turn == FRAMES_IN_A_TURN {
-            turn = 0;
-            future::yield_now().await;
-        }
     }
 }
 
 async fn take(link: &Link, incoming: Incoming) -> ControlFlow<()> {
     match incoming {
-        // After our own Close the peer's messages may still be on their way: they are discarded.
-        Incoming::Message(_) if link.closing.is_set() => {}
+        // After our own Close the peer's messages may still be on their way: they are discarded, and
+        // nothing can be answered.
+        Incoming::Message(_) | Incoming::Ping(_) if link.closing.is_set() => {}
         Incoming::Message(message) => {
-            link.received.add(message.len());
-            if let Err(Rejected::Full(message)) = link.inbound.try_push(message) {
-                link.reader_waits.set(true);
-                // An error means that the connection was closed meanwhile: discarded as above.
-                let _ = link.inbound.push(message).await;
-                link.reader_waits.set(false);
+            let message_bytes = message.len();
+            let pushed = match link.inbound.try_push(message) {
+                Err(Rejected::Full(message)) => {
+                    link.reader_waits.set(true);
+                    let pushed = link.inbound.push(message).await.is_ok();
+                    link.reader_waits.set(false);
+                    pushed
+                }
+                result => result.is_ok(),
+            };
+            if pushed {
+                link.received.add(message_bytes);
             }
         }
         Incoming::Ping(payload) => link.control.pong(payload).await,

@@ -113,7 +113,7 @@ impl Request {
         };
         // A client of a proxy names the whole address (RFC 9112 3.2.2).
         let origin_form = match target.split_once("://") {
-            Some((_, rest)) if !target.starts_with('/') => {
+            Some(("http" | "https" | "ws" | "wss", rest)) => {
                 rest.find('/').map_or("", |slash| &rest[slash..])
             }
             _ => target,
@@ -234,6 +234,7 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nBad Name: b\r\n\r\n",
             "GET ws HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET x?://y/z HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
             "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
         ] {

@@ -26,10 +26,15 @@ pub struct Response {
 }
 
 impl Response {
-    /// An answer of this status, with a body of this content type.
+    /// An answer of this status, with a body of this content type. A status outside 200 to 599 is sent as 500; 204
+    /// and 304 are sent without the body (RFC 9110 6.4.1).
     pub fn new(status: u16, content_type: &str, body: impl Into<Bytes>) -> Self {
         Self {
-            status,
+            status: if (200..600).contains(&status) {
+                status
+            } else {
+                500
+            },
             headers: Vec::new(),
             body: body.into(),
         }
@@ -74,18 +79,20 @@ impl Response {
             // Writing to a string does not fail.
             let _ = write!(head, "{name}: {value}\r\n");
         }
-        let _ = write!(
-            head,
-            "Content-Length: {}\r\nX-Content-Type-Options: nosniff\r\n{}\r\n",
-            self.body.len(),
-            if self.status == 426 {
-                ""
-            } else {
-                "Connection: close\r\n"
-            },
-        );
+        if !self
+            .headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("connection"))
+        {
+            head += "Connection: close\r\n";
+        }
+        let bodiless = matches!(self.status, 204 | 304);
+        if !bodiless {
+            let _ = write!(head, "Content-Length: {}\r\n", self.body.len());
+        }
+        head += "X-Content-Type-Options: nosniff\r\n\r\n";
         let mut bytes = head.into_bytes();
-        if with_body {
+        if with_body && !bodiless {
             bytes.extend_from_slice(&self.body);
         }
         bytes
@@ -160,6 +167,17 @@ mod tests {
             .into_bytes(true);
         let text = String::from_utf8(bytes).unwrap();
         assert!(text.contains("X-Name: a  Set-Cookie: b\r\n"), "{text}");
+    }
+
+    #[test]
+    fn an_answer_without_content_has_no_body() {
+        let text =
+            String::from_utf8(Response::new(204, "text/plain", "hello").into_bytes(true)).unwrap();
+        assert!(
+            !text.contains("Content-Length") && text.ends_with("\r\n\r\n"),
+            "{text}"
+        );
+        assert_eq!(Response::new(7, "text/plain", "").status(), 500);
     }
 
     #[test]

@@ -123,6 +123,7 @@ impl Server {
     /// At the start only: [`Error::Config`](crate::Error::Config), [`Error::Route`](crate::Error::Route), or
     /// [`Error::Listen`](crate::Error::Listen).
     pub fn run(self, addrs: impl ToSocketAddrs + fmt::Debug) -> Result<()> {
+        self.check()?;
         let listener = Listener::bind(addrs)?;
         smol::block_on(self.serve(listener))
     }
@@ -301,15 +302,18 @@ fn network(ip: IpAddr) -> IpAddr {
 async fn accept(house: &Rc<House>, listener: &Listener, executor: &LocalExecutor<'static>) {
     /// Out of descriptors or memory: what is there needs time to end.
     const PAUSE: Duration = Duration::from_millis(100);
-    /// After so many in a row those that were accepted have their turn.
-    const IN_A_TURN: u32 = 16;
     /// So many are told that there is no room; the rest are dropped unheard.
     const MAX_TURNED_AWAY: usize = 64;
 
     let turned_away = Rc::new(Cell::new(0));
-    let mut turn = 0;
+    let mut failing = false;
     loop {
-        match listener.accept().await {
+        let accepted = listener.accept().await;
+        if failing && accepted.is_ok() {
+            failing = false;
+            log::info!("accepting connections again");
+        }
+        match accepted {
             Ok((socket, peer)) => match Seat::take(house, peer) {
                 Ok(seat) => executor.spawn(admit(seat, socket, peer)).detach(),
                 Err(refusal) if turned_away.get() < MAX_TURNED_AWAY => {
@@ -327,14 +331,12 @@ async fn accept(house: &Rc<House>, listener: &Listener, executor: &LocalExecutor
             // The client was gone before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                log::warn!("cannot accept a connection: {error}");
+                if !failing {
+                    failing = true;
+                    log::warn!("cannot accept connections: {error}");
+                }
                 reactor::sleep(PAUSE).await;
             }
-        }
-        turn += 1;
-        if turn == IN_A_TURN {
-            turn = 0;
-            future::yield_now().await;
         }
     }
 }
@@ -375,6 +377,7 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
                 return;
             }
             let socket = Rc::new(socket);
+            let link = Rc::new(Link::new(house.links.next_id(), &socket, config));
             let frames_in = FrameReader::new(
                 socket.clone(),
                 already_read,
@@ -382,8 +385,7 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
                 config.max_message_bytes,
             )
             .await;
-            let frames_out = FrameWriter::new(socket.clone());
-            let link = Rc::new(Link::new(house.links.next_id(), socket, config));
+            let frames_out = FrameWriter::new(socket);
             let open = house.links.enter(link.clone());
             if house.shutdown.0.is_set() {
                 House::close_going_away(&link);
@@ -401,12 +403,7 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
             answer(&socket, response, with_body, config).await;
         }
         Err(refusal) => {
-            log::info!(
-                "{} {} refused with {}: {refusal}",
-                Peer(peer),
-                request.path().escape_debug(),
-                refusal.status()
-            );
+            log_refusal(peer, &refusal);
             answer(
                 &socket,
                 (&refusal).into(),
@@ -419,12 +416,19 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
 }
 
 async fn refuse(config: &Config, socket: &Socket, peer: Option<SocketAddr>, refusal: &Refusal) {
-    log::info!(
-        "{} refused with {}: {refusal}",
-        Peer(peer),
-        refusal.status()
-    );
+    log_refusal(peer, refusal);
     answer(socket, refusal.into(), true, config).await;
+}
+
+fn log_refusal(peer: Option<SocketAddr>, refusal: &Refusal) {
+    // It may quote what the client said.
+    let words = refusal.to_string();
+    log::info!(
+        "{} refused with {}: {}",
+        Peer(peer),
+        refusal.status(),
+        words.escape_debug()
+    );
 }
 
 async fn answer(socket: &Socket, response: Response, with_body: bool, config: &Config) {

@@ -9,6 +9,7 @@ use std::{
     cell::Cell,
     fmt, io,
     net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
+    rc::Rc,
     task::{Context, Poll},
 };
 #[cfg(feature = "testing")]
@@ -23,8 +24,8 @@ use {
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: Stream,
-    /// Whether any byte came since this was last cleared: a sign of life.
-    heard: Cell<bool>,
+    /// Set when a byte comes: a sign of life.
+    heard: Rc<Cell<bool>>,
 }
 
 #[derive(Debug)]
@@ -38,13 +39,14 @@ impl Socket {
     fn new(stream: Stream) -> Self {
         Self {
             stream,
-            heard: Cell::new(false),
+            heard: Rc::default(),
         }
     }
 
     pub(crate) fn tcp(stream: TcpStream) -> io::Result<Self> {
         // Messages are batched by the writer: what it hands over shall leave at once.
-        stream.set_nodelay(true)?;
+        // It can only fail on a connection that is gone already, as its first read will tell.
+        let _ = stream.set_nodelay(true);
         Io::<TcpStream>::new(stream).map(|io| Self::new(Stream::Tcp(io)))
     }
 
@@ -106,15 +108,12 @@ impl Socket {
         self.shutdown_write();
         // Allocated, or every connection's future would be so much larger all its life.
         let mut rest = vec![0; 512];
-        while matches!(self.read(&mut rest).await, Ok(1..)) {
-            // A peer that never ends shall not keep the thread.
-            futures_lite::future::yield_now().await;
-        }
+        while matches!(self.read(&mut rest).await, Ok(1..)) {}
     }
 
-    /// Whether anything was heard since the last call.
-    pub(crate) fn take_heard(&self) -> bool {
-        self.heard.take()
+    /// A cell that is set whenever a byte is heard, for those who outlive the socket.
+    pub(crate) fn heard(&self) -> Rc<Cell<bool>> {
+        self.heard.clone()
     }
 }
 

@@ -15,7 +15,7 @@ use async_tungstenite::{
     tungstenite::{
         self,
         error::{CapacityError, Error, ProtocolError},
-        protocol::{Role, WebSocketConfig},
+        protocol::{Role, WebSocketConfig, frame::coding},
     },
 };
 use bytes::Bytes;
@@ -96,7 +96,8 @@ impl FrameReader {
                 },
                 // What tungstenite makes of a code that must not be sent (RFC 6455 7.4).
                 tungstenite::Message::Close(Some(frame))
-                    if frame.reason == "Protocol violation" =>
+                    if frame.code == coding::CloseCode::Protocol
+                        && frame.reason == "Protocol violation" =>
                 {
                     return Err(Fault::Violation(
                         CloseCode::PROTOCOL_ERROR,
@@ -130,7 +131,6 @@ impl From<Error> for Fault {
                 Self::Lost("the stream ended without a Close".into())
             }
             Error::Protocol(error) => Self::Violation(CloseCode::PROTOCOL_ERROR, error.to_string()),
-            Error::Io(error) => Self::Lost(error.to_string()),
             error => Self::Lost(error.to_string()),
         }
     }
@@ -260,11 +260,10 @@ impl FrameWriter {
         Ok(())
     }
 
-    /// Tells a peer that does not answer any more why it is dropped, if that can be done without waiting.
-    pub(crate) async fn abort(&mut self, closed: &Closed) {
-        let unanswering = closed.by() == ClosedBy::Local && !closed.is_clean();
-        if unanswering && self.pending_bytes() == 0 {
-            self.push_close(CloseCode::POLICY_VIOLATION, closed.reason());
+    /// Sends a Close if that can be done without waiting.
+    pub(crate) async fn try_close(&mut self, code: CloseCode, reason: &str) {
+        if self.pending_bytes() == 0 {
+            self.push_close(code, reason);
             // It is on its way or it is not: nothing depends on it.
             let _ = future::poll_once(self.write_some()).await;
         }

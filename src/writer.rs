@@ -10,6 +10,7 @@ use crate::{
     wire::{FrameWriter, close_frame_for},
 };
 use futures_lite::future;
+use std::time::Instant;
 
 /// As much is put together before it is written: enough to make a write worth its cost, and little
 /// enough that a ping or a close does not wait long behind it.
@@ -27,6 +28,7 @@ pub(crate) async fn run(
     frames: &mut FrameWriter,
     config: &Config,
 ) -> Result<(), Lost> {
+    let mut last = None;
     loop {
         let work = future::or(
             async {
@@ -55,10 +57,10 @@ pub(crate) async fn run(
                 };
                 let (code, reason) = close_frame_for(closed);
                 frames.push_close(code, reason);
-                return flush(link, frames, config).await;
+                return flush(link, frames, config, &mut last).await;
             }
         }
-        flush(link, frames, config).await?;
+        flush(link, frames, config, &mut last).await?;
     }
 }
 
@@ -80,10 +82,22 @@ fn push_message(link: &Link, frames: &mut FrameWriter, message: &Message) {
     frames.push_message(message);
 }
 
-async fn flush(link: &Link, frames: &mut FrameWriter, config: &Config) -> Result<(), Lost> {
+/// Writes all that was pushed. Each step has `write_timeout`; once the connection is closed all that is left
+/// has, until `last`, or a peer could choose how long it stays.
+async fn flush(
+    link: &Link,
+    frames: &mut FrameWriter,
+    config: &Config,
+    last: &mut Option<Instant>,
+) -> Result<(), Lost> {
     link.writer_waits.set(true);
     while frames.pending_bytes() > 0 {
-        let closed = match reactor::timeout(config.write_timeout, frames.write_some()).await {
+        let step = reactor::now() + config.write_timeout;
+        if last.is_none() && link.closing.is_set() {
+            *last = Some(step);
+        }
+        let deadline = last.unwrap_or(step);
+        let closed = match reactor::timeout_at(deadline, frames.write_some()).await {
             Some(Ok(())) => continue,
             Some(Err(error)) => Closed::lost(ClosedBy::Peer, &error.to_string()),
             None => Closed::lost(

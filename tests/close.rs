@@ -3,7 +3,7 @@
 mod support;
 
 use async_channel::{Receiver, Sender, unbounded};
-use futures_lite::{StreamExt, future};
+use futures_lite::{AsyncReadExt, StreamExt, future};
 use std::{cell::RefCell, rc::Rc, time::Duration};
 use support::{
     BINARY, CLOSE, CONTINUATION, PING, Raw, TEXT, close_payload, echo, fragment, frame, frame_with,
@@ -212,13 +212,37 @@ fn what_came_before_the_peers_close_is_still_answered() {
 }
 
 #[test]
-fn a_handler_that_only_writes_does_not_delay_the_answer_to_a_close() {
+fn a_slow_answer_in_parts_to_what_came_before_the_peers_close_is_sent() {
+    async fn answer(conn: Connection) -> Result<(), Closed> {
+        loop {
+            let message = conn.read().await?;
+            conn.write("part one").await?;
+            smol::Timer::after(SHORT).await;
+            conn.write(message).await?;
+        }
+    }
+    testing::run(Server::new().route("/ws", answer), |server| async move {
+        let mut raw = Raw::open(&server, "/ws").await;
+        raw.send(frame(TEXT, "part two")).await;
+        assert_eq!(raw.read_frame().await, (TEXT, b"part one".to_vec()));
+        raw.send(frame(CLOSE, close_payload(1000, ""))).await;
+        assert_eq!(raw.read_frame().await, (TEXT, b"part two".to_vec()));
+        assert_eq!(raw.read_close().await.0, 1000);
+        raw.expect_end().await;
+    });
+}
+
+#[test]
+fn a_handler_that_reads_no_more_can_see_the_peers_close_at_once() {
     async fn stream(conn: Connection) -> Result<(), Closed> {
         let hello = conn.read().await?;
-        loop {
-            conn.write(hello.clone()).await?;
-            smol::Timer::after(SHORT).await;
-        }
+        let streaming = async {
+            loop {
+                conn.write(hello.clone()).await?;
+                smol::Timer::after(SHORT).await;
+            }
+        };
+        future::or(streaming, async { Err(conn.closed().await) }).await
     }
     let config = Config::new().close_timeout(Duration::from_secs(3600));
     testing::run(
@@ -229,6 +253,92 @@ fn a_handler_that_only_writes_does_not_delay_the_answer_to_a_close() {
             client.read().await.unwrap();
             let closed = client.close(CloseCode::NORMAL, "").await.unwrap();
             assert_eq!(closed.code(), CloseCode::NORMAL);
+        },
+    );
+}
+
+#[test]
+fn a_handler_that_comes_back_to_nothing_delays_the_answer_up_to_the_close_timeout() {
+    async fn hoard(conn: Connection) -> Result<(), Closed> {
+        let _hoarded = conn.read().await?;
+        future::pending().await
+    }
+    let config = Config::new().close_timeout(SHORT);
+    testing::run(
+        Server::new().config(config).route("/ws", hoard),
+        |server| async move {
+            let mut raw = Raw::open(&server, "/ws").await;
+            raw.send([frame(TEXT, "x"), frame(CLOSE, close_payload(1000, ""))].concat())
+                .await;
+            assert_eq!(raw.read_close().await.0, 1000);
+        },
+    );
+}
+
+#[test]
+fn pings_after_our_close_do_not_keep_the_peers_close_from_being_seen() {
+    async fn leave(_: Connection) -> Result<(), Closed> {
+        Ok(())
+    }
+    let config = Config::new().close_timeout(Duration::from_secs(3600));
+    testing::run(
+        Server::new().config(config).route("/ws", leave),
+        |server| async move {
+            let mut raw = Raw::open(&server, "/ws").await;
+            assert_eq!(raw.read_close().await.0, 1000);
+            raw.send(
+                [
+                    frame(PING, "").repeat(100),
+                    frame(CLOSE, close_payload(1000, "")),
+                ]
+                .concat(),
+            )
+            .await;
+            raw.expect_end().await;
+        },
+    );
+}
+
+#[test]
+fn a_reason_may_have_any_words() {
+    let (server, ended) = reporting_echo(Config::new());
+    testing::run(server, |server| async move {
+        let mut raw = Raw::open(&server, "/ws").await;
+        raw.send(frame(CLOSE, close_payload(1000, "Protocol violation")))
+            .await;
+        assert_eq!(raw.read_close().await.0, 1000);
+        let closed = ended.recv().await.unwrap();
+        assert_eq!(
+            (closed.by(), closed.code()),
+            (ClosedBy::Peer, CloseCode::NORMAL)
+        );
+        assert_eq!(closed.reason(), "Protocol violation");
+    });
+}
+
+#[test]
+fn a_peer_that_was_closed_cannot_choose_how_long_it_stays() {
+    async fn fill(conn: Connection) -> Result<(), Closed> {
+        while conn.try_write([0; 1000].as_slice()).is_ok() {}
+        conn.close(CloseCode::POLICY_VIOLATION, "");
+        Ok(())
+    }
+    let config = Config::new().write_timeout(5 * SHORT);
+    testing::run(
+        Server::new().config(config).route("/ws", fill),
+        |server| async move {
+            let mut raw = Raw::open_holding(&server, "/ws", 100).await;
+            let mut received = 0;
+            // Some progress all the time, and far from enough.
+            loop {
+                let mut some = [0; 10];
+                match raw.stream.read(&mut some).await.unwrap() {
+                    0 => break,
+                    count => received += count,
+                }
+                smol::Timer::after(SHORT / 10).await;
+            }
+            assert!(received < 64_000, "{received} bytes");
         },
     );
 }
@@ -445,6 +555,23 @@ fn a_handle_kept_elsewhere_outlives_the_handler_but_not_the_connection() {
         assert_eq!(conn.closed().await.code(), CloseCode::NORMAL);
         assert!(conn.read().await.is_err());
         assert!(conn.write("late").await.is_err());
+    });
+}
+
+#[test]
+fn a_handle_kept_elsewhere_does_not_keep_the_socket() {
+    let kept: Rc<RefCell<Vec<Connection>>> = Rc::default();
+    let keeper = kept.clone();
+    let server = Server::new().route("/ws", move |conn: Connection| {
+        keeper.borrow_mut().push(conn.clone());
+        conn.close(CloseCode::ABNORMAL, "");
+        async { Ok::<_, Closed>(()) }
+    });
+    testing::run(server, |server| async move {
+        let mut raw = Raw::open(&server, "/ws").await;
+        assert_eq!(raw.read_close().await.0, 1008);
+        raw.expect_end().await;
+        assert_eq!(kept.borrow().len(), 1);
     });
 }
 

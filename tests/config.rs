@@ -17,9 +17,25 @@ fn a_bad_value_is_named_with_its_field_and_its_rule() {
         (config().max_head_bytes(100), "max_head_bytes is 100: "),
         (
             config().max_message_bytes(0),
-            "max_message_bytes is 0: a message needs room for at least 1 byte",
+            "max_message_bytes is 0: a message needs room for at least 1 byte, and gets at most 1 GiB",
         ),
         (config().read_buffer_bytes(1), "read_buffer_bytes is 1: "),
+        (
+            config().max_message_bytes(usize::MAX),
+            "max_message_bytes is ",
+        ),
+        (
+            config().read_buffer_bytes(usize::MAX),
+            "read_buffer_bytes is ",
+        ),
+        (
+            config().outbound_capacity(usize::MAX),
+            "outbound_capacity is ",
+        ),
+        (
+            config().heartbeat(Duration::from_micros(1)),
+            "heartbeat is 1µs: a period is at least 10 ms",
+        ),
         (config().inbound_capacity(0), "inbound_capacity is 0: "),
         (config().outbound_capacity(0), "outbound_capacity is 0: "),
         (

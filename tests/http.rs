@@ -30,8 +30,8 @@ fn a_page_is_answered_whole_and_then_the_stream_ends() {
     testing::run(server(), |server| async move {
         assert_eq!(
             ask(&server, get("/")).await,
-            "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 8\r\n\
-             X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n<p>front"
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nConnection: close\r\n\
+             Content-Length: 8\r\nX-Content-Type-Options: nosniff\r\n\r\n<p>front"
         );
         assert!(ask(&server, get("/?x=1")).await.ends_with("<p>front"));
         assert!(
@@ -120,6 +120,19 @@ fn the_more_specific_of_a_page_and_a_route_answers_a_plain_request() {
                 .await
                 .starts_with("HTTP/1.1 426 ")
         );
+    });
+}
+
+#[test]
+fn a_page_that_panics_is_500_and_harms_nothing_else() {
+    let server = server().page("/broken", |_| panic!("it went very wrong"));
+    testing::run(server, |server| async move {
+        assert!(
+            ask(&server, get("/broken"))
+                .await
+                .starts_with("HTTP/1.1 500 ")
+        );
+        assert!(ask(&server, get("/")).await.starts_with("HTTP/1.1 200 "));
     });
 }
 

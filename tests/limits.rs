@@ -2,8 +2,16 @@
 
 mod support;
 
-use std::time::Duration;
-use support::{CLOSE, Raw, echo, frame, handshake};
+use std::{
+    io::Write,
+    net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use support::{CLOSE, CONTINUATION, Raw, TEXT, echo, fragment, frame, handshake};
 use whit::{Config, Message, Server, testing};
 
 #[test]
@@ -102,6 +110,37 @@ fn a_handshake_sent_byte_by_byte_has_one_deadline_for_all_of_it() {
                 smol::Timer::after(timeout / 20).await;
             }
             assert!(raw.read_answer().await.starts_with("HTTP/1.1 408 "));
+        },
+    );
+}
+
+#[test]
+fn a_flood_of_frames_that_make_no_message_holds_up_no_one() {
+    let config = Config::new().handshake_timeout(Duration::from_secs(20));
+    testing::run(
+        Server::new().config(config).route("/ws", echo),
+        |server| async move {
+            let addr = server.addr();
+            let over = Arc::new(AtomicBool::new(false));
+            let stop = over.clone();
+            // From a thread of its own and over TCP, so that there are always bytes to read.
+            let flooder = std::thread::spawn(move || {
+                let mut stream = TcpStream::connect(addr).unwrap();
+                stream.write_all(handshake("/ws").as_bytes()).unwrap();
+                stream.write_all(&fragment(TEXT, "")).unwrap();
+                let flood = fragment(CONTINUATION, "").repeat(20_000);
+                while !stop.load(Ordering::Relaxed) && stream.write_all(&flood).is_ok() {}
+            });
+            let mut client = server.connect_tcp("/ws").await.unwrap();
+            for _ in 0..100 {
+                client.write("x").await.unwrap();
+                client.read().await.unwrap();
+            }
+            over.store(true, Ordering::Relaxed);
+            drop(client);
+            server.shut_down();
+            server.ended().await;
+            flooder.join().unwrap();
         },
     );
 }

@@ -118,7 +118,7 @@ fn dropping_the_server_ends_its_connections() {
     let closed = future::block_on(conn.closed());
     assert_eq!(
         (closed.code(), closed.reason()),
-        (CloseCode::ABNORMAL, "the server was dropped")
+        (CloseCode::ABNORMAL, "dropped with the server")
     );
     assert!(future::block_on(conn.read()).is_err());
 }
