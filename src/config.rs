@@ -95,10 +95,9 @@ settings! {
     /// Up to this much, and as much again while fragments are joined, is allocated for a message being
     /// received. Messages sent have no limit. Defaults to 64 KiB.
     max_message_bytes(usize): usize = 64 * 1024,
-    /// The read buffer in bytes, allocated for each connection for as long as it lives, and the
-    /// most that one read takes. More is faster for long messages and dearer for idle connections.
-    /// Defaults to 4 KiB.
-    read_buffer_bytes(usize): usize = 4 * 1024,
+    /// The most frames that a message may come in; more close the connection with 1008. Empty ones cost a client
+    /// nothing. Defaults to 128.
+    max_fragments(usize): usize = 128,
     /// How many messages from a client wait for its handler. When they are as many, no more is
     /// read, the kernel's window closes, and the client slows down. Defaults to 16.
     inbound_capacity(usize): usize = 16,
@@ -204,10 +203,10 @@ impl Config {
             "a message needs room for at least 1 byte, and gets at most 1 GiB",
         )?;
         in_range(
-            "read_buffer_bytes",
-            self.read_buffer_bytes,
-            128..=16 * MIB,
-            "a read buffer has at least 128 bytes and at most 16 MiB",
+            "max_fragments",
+            self.max_fragments,
+            1..=usize::MAX,
+            "a message has at least 1 frame",
         )?;
         for (field, value) in [
             ("inbound_capacity", self.inbound_capacity),

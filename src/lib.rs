@@ -15,6 +15,7 @@ mod close;
 mod config;
 mod connection;
 mod error;
+mod framing;
 mod handshake;
 mod heartbeat;
 mod latch;

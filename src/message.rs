@@ -66,20 +66,14 @@ impl Message {
         }
     }
 
-    /// Takes over a payload that was read.
+    /// Takes a message that was read.
     ///
-    /// tungstenite's payloads share the allocation of its read buffer, so that a few queued bytes could
-    /// pin all of it: payloads of up to `copy_up_to` bytes are copied out instead.
-    pub(crate) fn from_wire(message: tungstenite::Message, copy_up_to: usize) -> Option<Self> {
+    /// The payload is copied out: tungstenite's shares an allocation that may be far larger, and a few queued bytes
+    /// would pin all of it.
+    pub(crate) fn from_wire(message: &tungstenite::Message) -> Option<Self> {
         match message {
-            tungstenite::Message::Text(text) if text.len() <= copy_up_to => {
-                Some(Self::from(text.as_str()))
-            }
-            tungstenite::Message::Text(text) => Some(Self::Text(Text(text))),
-            tungstenite::Message::Binary(bytes) if bytes.len() <= copy_up_to => {
-                Some(Self::from(&bytes[..]))
-            }
-            tungstenite::Message::Binary(bytes) => Some(Self::Binary(bytes)),
+            tungstenite::Message::Text(text) => Some(Self::from(text.as_str())),
+            tungstenite::Message::Binary(bytes) => Some(Self::from(&bytes[..])),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ use crate::{
     config::Config,
     connection::{self, Connection, Handler},
     error::{Refusal, Result},
+    framing::FrameLimits,
     handshake::{self, Verdict},
     heartbeat,
     latch::Latch,
@@ -14,7 +15,7 @@ use crate::{
     response::Response,
     route::Routes,
     socket::{Listener, Socket},
-    wire::{FrameReader, FrameWriter},
+    wire::{FrameReader, FrameWriter, Scratch},
 };
 use event_listener::Event;
 use futures_lite::future;
@@ -175,6 +176,9 @@ impl ShutdownHandle {
     }
 }
 
+/// The most that is read at once, for all connections in turn.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
 /// What all tasks of a running server share.
 struct House {
     config: Config,
@@ -182,6 +186,7 @@ struct House {
     shutdown: ShutdownHandle,
     links: Rc<Links>,
     seats: Seats,
+    scratch: Scratch,
 }
 
 impl House {
@@ -192,6 +197,7 @@ impl House {
             shutdown: server.shutdown,
             links: Rc::default(),
             seats: Seats::default(),
+            scratch: Rc::new(RefCell::new(vec![0; SCRATCH_BYTES].into())),
         }
     }
 
@@ -380,9 +386,12 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
             let link = Rc::new(Link::new(house.links.next_id(), &socket, config));
             let frames_in = FrameReader::new(
                 socket.clone(),
+                house.scratch.clone(),
                 already_read,
-                config.read_buffer_bytes,
-                config.max_message_bytes,
+                FrameLimits {
+                    max_message_bytes: config.max_message_bytes,
+                    max_fragments: config.max_fragments,
+                },
             )
             .await;
             let frames_out = FrameWriter::new(socket);

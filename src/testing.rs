@@ -263,7 +263,7 @@ impl Client {
                     return Err(closed_by_server(frame));
                 }
                 Some(Ok(message)) => {
-                    if let Some(message) = Message::from_wire(message, 0) {
+                    if let Some(message) = Message::from_wire(&message) {
                         return Ok(message);
                     }
                 }

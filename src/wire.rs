@@ -7,6 +7,7 @@
 
 use crate::{
     close::{CloseCode, Closed, ClosedBy},
+    framing::{FINAL, FrameLimits, Pieces, Violation, write_header},
     message::Message,
     socket::Socket,
 };
@@ -19,8 +20,9 @@ use async_tungstenite::{
     },
 };
 use bytes::Bytes;
-use futures_lite::{AsyncRead, AsyncWrite, StreamExt, future};
+use futures_lite::{AsyncRead, AsyncWrite, StreamExt, future, ready};
 use std::{
+    cell::RefCell,
     io,
     pin::Pin,
     rc::Rc,
@@ -48,33 +50,38 @@ pub(crate) enum Fault {
 /// The reading half of a connection.
 #[derive(Debug)]
 pub(crate) struct FrameReader {
-    frames: WebSocketStream<ReadOnly>,
-    read_buffer_bytes: usize,
+    frames: WebSocketStream<Source>,
 }
 
 impl FrameReader {
-    /// Reads from `socket`, after the bytes of `already_read` that came along with the handshake.
+    /// tungstenite's buffer: it holds one frame at a time, which [`Pieces`] keeps short. Allocated for each connection as
+    /// long as it lives.
+    const BUFFER_BYTES: usize = 512;
+
+    /// Reads from `socket` through `scratch`, after the bytes of `already_read` that came along with the
+    /// handshake.
     pub(crate) async fn new(
         socket: Rc<Socket>,
+        scratch: Scratch,
         already_read: Vec<u8>,
-        read_buffer_bytes: usize,
-        max_message_bytes: usize,
+        limits: FrameLimits,
     ) -> Self {
+        let mut source = Source {
+            socket,
+            scratch,
+            pieces: Pieces::new(limits),
+            ready: Vec::new(),
+            taken: 0,
+            violation: None,
+        };
+        source.take_in(&already_read);
+        drop(already_read);
         let config = WebSocketConfig::default()
-            .read_buffer_size(read_buffer_bytes)
-            .max_message_size(Some(max_message_bytes))
-            .max_frame_size(Some(max_message_bytes));
-        let frames = WebSocketStream::from_partially_read(
-            ReadOnly(socket),
-            already_read,
-            Role::Server,
-            Some(config),
-        )
-        .await;
-        Self {
-            frames,
-            read_buffer_bytes,
-        }
+            .read_buffer_size(Self::BUFFER_BYTES)
+            .max_message_size(Some(limits.max_message_bytes))
+            .max_frame_size(Some(limits.max_message_bytes));
+        let frames = WebSocketStream::from_raw_socket(source, Role::Server, Some(config)).await;
+        Self { frames }
     }
 
     /// The next message or control frame. Nothing is lost when this is dropped before it is ready.
@@ -82,7 +89,13 @@ impl FrameReader {
         loop {
             let message = match self.frames.next().await {
                 Some(Ok(message)) => message,
-                Some(Err(error)) => return Err(Fault::from(error)),
+                Some(Err(error)) => {
+                    let violation = self.frames.get_mut().violation.take();
+                    return Err(violation.map_or_else(
+                        || Fault::from(error),
+                        |(code, reason)| Fault::Violation(code, reason),
+                    ));
+                }
                 None => return Err(Fault::Lost("the stream ended".into())),
             };
             return Ok(match message {
@@ -108,7 +121,7 @@ impl FrameReader {
                     code: CloseCode::from_wire(frame.code.into()),
                     reason: frame.reason.as_str().to_owned(),
                 },
-                data => match Message::from_wire(data, self.read_buffer_bytes) {
+                data => match Message::from_wire(&data) {
                     Some(message) => Incoming::Message(message),
                     None => continue,
                 },
@@ -136,21 +149,57 @@ impl From<Error> for Fault {
     }
 }
 
-/// The socket as tungstenite sees it: what it writes goes nowhere.
-#[derive(Debug)]
-struct ReadOnly(Rc<Socket>);
+/// Where a server's connections read to, one after the other, before the bytes are looked at.
+pub(crate) type Scratch = Rc<RefCell<Box<[u8]>>>;
 
-impl AsyncRead for ReadOnly {
+/// The socket as tungstenite sees it: frames come in pieces, and what it writes goes nowhere.
+#[derive(Debug)]
+struct Source {
+    socket: Rc<Socket>,
+    scratch: Scratch,
+    pieces: Pieces,
+    /// What was read and is not taken yet.
+    ready: Vec<u8>,
+    taken: usize,
+    /// A rule was broken after what is ready.
+    violation: Option<Violation>,
+}
+
+impl Source {
+    fn take_in(&mut self, bytes: &[u8]) {
+        self.violation = self.pieces.push(bytes, &mut self.ready).err();
+    }
+}
+
+impl AsyncRead for Source {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.poll_read(cx, buf)
+        let source = self.get_mut();
+        while source.taken == source.ready.len() {
+            source.ready = Vec::new();
+            source.taken = 0;
+            if source.violation.is_some() {
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
+            let scratch = source.scratch.clone();
+            let mut scratch = scratch.borrow_mut();
+            match ready!(source.socket.poll_read(cx, &mut scratch))? {
+                0 => return Poll::Ready(Ok(0)),
+                count => source.take_in(&scratch[..count]),
+            }
+        }
+        let ready = &source.ready[source.taken..];
+        let count = ready.len().min(buf.len());
+        buf[..count].copy_from_slice(&ready[..count]);
+        source.taken += count;
+        Poll::Ready(Ok(count))
     }
 }
 
-impl AsyncWrite for ReadOnly {
+impl AsyncWrite for Source {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -226,20 +275,14 @@ impl FrameWriter {
     }
 
     fn push(&mut self, opcode: Opcode, payload: &[u8]) {
-        const FINAL: u8 = 0x80;
+        // Room for the longest header that a server writes.
         self.buffer.reserve(payload.len() + 10);
-        self.buffer.push(FINAL | opcode as u8);
-        match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
-            (Ok(len @ ..=125), _) => self.buffer.push(len),
-            (_, Ok(len)) => {
-                self.buffer.push(126);
-                self.buffer.extend(len.to_be_bytes());
-            }
-            _ => {
-                self.buffer.push(127);
-                self.buffer.extend((payload.len() as u64).to_be_bytes());
-            }
-        }
+        write_header(
+            FINAL | opcode as u8,
+            payload.len() as u64,
+            None,
+            &mut self.buffer,
+        );
         self.buffer.extend(payload);
     }
 

@@ -437,6 +437,21 @@ fn a_broken_rule_is_told_with_its_code_and_never_by_a_reset() {
         ("reserved control opcode", frame(11, "x"), 1002),
         ("fragmented ping", fragment(PING, "x"), 1002),
         ("long ping", frame(PING, [0; 126]), 1002),
+        (
+            "claimed length of a ping",
+            vec![0x89, 0xfe, 0x00, 0x7e, 0, 0, 0, 0],
+            1002,
+        ),
+        (
+            "invalid UTF-8 in a frame under way",
+            vec![0x81, 0x94, 0, 0, 0, 0, b'a', 0xff],
+            1007,
+        ),
+        (
+            "too many fragments",
+            [fragment(TEXT, ""), fragment(CONTINUATION, "").repeat(10)].concat(),
+            1008,
+        ),
         ("nothing to continue", frame(CONTINUATION, "x"), 1002),
         (
             "a message within a message",
@@ -477,16 +492,16 @@ fn a_broken_rule_is_told_with_its_code_and_never_by_a_reset() {
             1009,
         ),
     ];
-    let (server, ended) = reporting_echo(Config::new().max_message_bytes(1000));
+    let (server, ended) = reporting_echo(Config::new().max_message_bytes(1000).max_fragments(10));
     let cases = cases.to_vec();
     testing::run(server, |server| async move {
         for (name, bytes, code) in cases {
             let mut raw = Raw::open(&server, "/ws").await;
-            // What came before is answered, what comes after is not looked at.
-            raw.send([frame(TEXT, "before"), bytes, frame(TEXT, "after")].concat())
-                .await;
+            // What came before is answered, what comes after is read away.
+            raw.send([frame(TEXT, "before"), bytes].concat()).await;
             assert_eq!(raw.read_frame().await, (TEXT, b"before".to_vec()), "{name}");
             assert_eq!(raw.read_close().await.0, code, "{name}");
+            raw.send(frame(TEXT, "after")).await;
             raw.expect_end().await;
             let closed = ended.recv().await.unwrap();
             assert_eq!(

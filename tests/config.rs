@@ -19,14 +19,10 @@ fn a_bad_value_is_named_with_its_field_and_its_rule() {
             config().max_message_bytes(0),
             "max_message_bytes is 0: a message needs room for at least 1 byte, and gets at most 1 GiB",
         ),
-        (config().read_buffer_bytes(1), "read_buffer_bytes is 1: "),
+        (config().max_fragments(0), "max_fragments is 0: "),
         (
             config().max_message_bytes(usize::MAX),
             "max_message_bytes is ",
-        ),
-        (
-            config().read_buffer_bytes(usize::MAX),
-            "read_buffer_bytes is ",
         ),
         (
             config().outbound_capacity(usize::MAX),
@@ -124,7 +120,7 @@ fn the_defaults_are_those_of_the_readme() {
         ("handshake_timeout", time(config.handshake_timeout)),
         ("max_head_bytes", bytes(config.max_head_bytes)),
         ("max_message_bytes", bytes(config.max_message_bytes)),
-        ("read_buffer_bytes", bytes(config.read_buffer_bytes)),
+        ("max_fragments", config.max_fragments.to_string()),
         ("inbound_capacity", config.inbound_capacity.to_string()),
         ("outbound_capacity", config.outbound_capacity.to_string()),
         ("write_timeout", time(config.write_timeout)),

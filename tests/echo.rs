@@ -119,6 +119,45 @@ fn frames_may_arrive_a_byte_at_a_time() {
 }
 
 #[test]
+fn frames_may_be_cut_anywhere() {
+    testing::run(echo_server(), |server| async move {
+        let conversation = [
+            fragment(TEXT, "é1"),
+            frame(PING, "between"),
+            frame(CONTINUATION, "2€"),
+            frame(BINARY, [7; 200]),
+            frame(TEXT, ""),
+            fragment(BINARY, ""),
+            frame(CONTINUATION, ""),
+        ]
+        .concat();
+        for cut in 0..=conversation.len() {
+            let mut raw = Raw::open(&server, "/ws").await;
+            raw.send(&conversation[..cut]).await;
+            // So often that the server has taken all that is there.
+            for _ in 0..10 {
+                future::yield_now().await;
+            }
+            raw.send(&conversation[cut..]).await;
+            let expected = [
+                (TEXT, "é12€".into()),
+                (BINARY, vec![7; 200]),
+                (TEXT, vec![]),
+                (BINARY, vec![]),
+            ];
+            let mut answers = Vec::new();
+            while answers.len() < expected.len() {
+                match raw.read_frame().await {
+                    (PONG, payload) => assert_eq!(payload, b"between"),
+                    answer => answers.push(answer),
+                }
+            }
+            assert_eq!(answers, expected, "cut after {cut} bytes");
+        }
+    });
+}
+
+#[test]
 fn frames_may_come_along_with_the_handshake() {
     testing::run(echo_server(), |server| async move {
         let mut raw = Raw::new(&server);

@@ -1,0 +1,246 @@
+//! Frame headers (RFC 6455 5.2): read, written, and judged as early as they can be.
+//!
+//! tungstenite looks at a frame when all of it is there, and makes room for what its header claims. [`Pieces`] stands before
+//! it and hands on a long data frame in fragments, each as it arrives: so invalid UTF-8 is seen at once, and a
+//! claimed length costs nothing.
+
+use crate::close::CloseCode;
+
+pub(crate) const FINAL: u8 = 0x80;
+const OPCODE: u8 = 0x0f;
+const CONTINUATION: u8 = 0;
+/// Opcodes from here on are of control frames, which are short and whole (RFC 6455 5.5).
+const FIRST_CONTROL: u8 = 8;
+const MAX_CONTROL_BYTES: u64 = 125;
+const MASKED: u8 = 0x80;
+
+/// A frame's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Header {
+    /// The final bit, the reserved bits and the opcode.
+    first: u8,
+    len: u64,
+    mask: Option<[u8; 4]>,
+}
+
+impl Header {
+    /// Takes a header from the front of `bytes`, with its own length; `None` if it is not complete.
+    fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
+        let (&[first, second], mut rest) = bytes.split_first_chunk()?;
+        let len = match second & !MASKED {
+            126 => {
+                let (len, after) = rest.split_first_chunk()?;
+                rest = after;
+                u16::from_be_bytes(*len).into()
+            }
+            127 => {
+                let (len, after) = rest.split_first_chunk()?;
+                rest = after;
+                u64::from_be_bytes(*len)
+            }
+            len => len.into(),
+        };
+        let mask = if second & MASKED == 0 {
+            None
+        } else {
+            let (mask, after) = rest.split_first_chunk()?;
+            rest = after;
+            Some(*mask)
+        };
+        Some((Self { first, len, mask }, bytes.len() - rest.len()))
+    }
+
+    fn opcode(self) -> u8 {
+        self.first & OPCODE
+    }
+
+    fn is_control(self) -> bool {
+        self.opcode() >= FIRST_CONTROL
+    }
+}
+
+/// Appends a header to `out`.
+pub(crate) fn write_header(first: u8, len: u64, mask: Option<[u8; 4]>, out: &mut Vec<u8>) {
+    let masked = if mask.is_some() { MASKED } else { 0 };
+    out.push(first);
+    match (u8::try_from(len), u16::try_from(len)) {
+        (Ok(len @ ..=125), _) => out.push(masked | len),
+        (_, Ok(len)) => {
+            out.push(masked | 126);
+            out.extend(len.to_be_bytes());
+        }
+        _ => {
+            out.push(masked | 127);
+            out.extend(len.to_be_bytes());
+        }
+    }
+    out.extend(mask.into_iter().flatten());
+}
+
+/// What a client may send before it is told to stop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FrameLimits {
+    pub(crate) max_message_bytes: usize,
+    pub(crate) max_fragments: usize,
+}
+
+/// A rule that was broken, and the code that tells so.
+pub(crate) type Violation = (CloseCode, String);
+
+/// Turns frames as they come into frames that are whole as far as they came.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    limits: FrameLimits,
+    /// The beginning of a header that is not complete.
+    start: Vec<u8>,
+    /// The frame whose payload is under way.
+    frame: Option<Frame>,
+    /// What the message under way has had: bytes, claimed ones included, and frames.
+    message_bytes: u64,
+    fragments: usize,
+}
+
+#[derive(Debug)]
+struct Frame {
+    header: Header,
+    /// How much of the payload was handed on.
+    done: u64,
+    /// Whether a header was handed on.
+    begun: bool,
+}
+
+impl Pieces {
+    pub(crate) fn new(limits: FrameLimits) -> Self {
+        Self {
+            limits,
+            start: Vec::new(),
+            frame: None,
+            message_bytes: 0,
+            fragments: 0,
+        }
+    }
+
+    /// Takes bytes as they came and appends to `out` what is to be judged further. After a violation `out` has
+    /// what came before it.
+    pub(crate) fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Violation> {
+        loop {
+            let mut frame = match self.frame.take() {
+                Some(frame) => frame,
+                None => {
+                    let Some(header) = self.take_header(&mut bytes) else {
+                        return Ok(());
+                    };
+                    self.judge(header)?;
+                    Frame {
+                        header,
+                        done: 0,
+                        begun: false,
+                    }
+                }
+            };
+            let wanted = usize::try_from(frame.rest()).unwrap_or(usize::MAX);
+            let (piece, after) = bytes.split_at(wanted.min(bytes.len()));
+            bytes = after;
+            frame.hand_on(piece, out);
+            if frame.rest() > 0 {
+                self.frame = Some(frame);
+                return Ok(());
+            }
+        }
+    }
+
+    fn take_header(&mut self, bytes: &mut &[u8]) -> Option<Header> {
+        if self.start.is_empty() {
+            if let Some((header, len)) = Header::parse(bytes) {
+                *bytes = &bytes[len..];
+                return Some(header);
+            }
+        }
+        while let Some((byte, after)) = bytes.split_first() {
+            *bytes = after;
+            self.start.push(*byte);
+            if let Some((header, _)) = Header::parse(&self.start) {
+                self.start = Vec::new();
+                return Some(header);
+            }
+        }
+        None
+    }
+
+    /// Judges what only the header tells, or tells first.
+    fn judge(&mut self, header: Header) -> Result<(), Violation> {
+        if header.is_control() {
+            return if header.len > MAX_CONTROL_BYTES {
+                let reason = format!(
+                    "a control frame of {} bytes, at most 125 are allowed",
+                    header.len
+                );
+                Err((CloseCode::PROTOCOL_ERROR, reason))
+            } else {
+                Ok(())
+            };
+        }
+        if header.opcode() != CONTINUATION {
+            (self.message_bytes, self.fragments) = (0, 0);
+        }
+        self.message_bytes = self.message_bytes.saturating_add(header.len);
+        self.fragments += 1;
+        let FrameLimits {
+            max_message_bytes,
+            max_fragments,
+        } = self.limits;
+        if self.message_bytes > max_message_bytes as u64 {
+            let reason = format!(
+                "a message of {} bytes or more, at most {max_message_bytes} are taken",
+                self.message_bytes
+            );
+            return Err((CloseCode::MESSAGE_TOO_BIG, reason));
+        }
+        if self.fragments > max_fragments {
+            let reason = format!("a message of more than {max_fragments} fragments");
+            return Err((CloseCode::POLICY_VIOLATION, reason));
+        }
+        Ok(())
+    }
+}
+
+impl Frame {
+    fn rest(&self) -> u64 {
+        self.header.len - self.done
+    }
+
+    /// Hands on the next piece of the payload under a header of its own, if it needs one.
+    fn hand_on(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        let Header { first, len, mask } = self.header;
+        let last = piece.len() as u64 == self.rest();
+        if self.header.is_control() {
+            // It may not be fragmented, and it is short.
+            if !self.begun {
+                write_header(first, len, mask, out);
+                self.begun = true;
+            }
+        } else if last || !piece.is_empty() {
+            let opcode = if self.begun {
+                CONTINUATION
+            } else {
+                first & !FINAL
+            };
+            let fin = if last { first & FINAL } else { 0 };
+            write_header(
+                opcode | fin,
+                piece.len() as u64,
+                mask.map(|mask| turned(mask, self.done)),
+                out,
+            );
+            self.begun = true;
+        }
+        out.extend(piece);
+        self.done += piece.len() as u64;
+    }
+}
+
+/// The mask as it stands over the payload from this offset on.
+fn turned(mut mask: [u8; 4], offset: u64) -> [u8; 4] {
+    mask.rotate_left((offset % 4) as usize);
+    mask
+}
