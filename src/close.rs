@@ -70,7 +70,7 @@ impl fmt::Display for CloseCode {
 }
 
 /// Who closed a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ClosedBy {
     /// This side: the handler, a limit, the end of the server.
     Local,

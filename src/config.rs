@@ -86,6 +86,12 @@ settings! {
     /// The most connections at once from one IPv4 address or one IPv6 /64 network. Further ones get
     /// 429. Defaults to `None`, no limit: behind a proxy all clients have one address.
     max_connections_per_ip(impl Into<Option<usize>>): Option<usize> = None,
+    /// The most memory in bytes that clients can make the server use: connections, request heads, messages being
+    /// received, queued in either direction and being sent, all counted by what is allocated for them. New connections
+    /// get 503 once three quarters are in use. At seven eighths no more is read from those that hold more than a
+    /// 64th of it; at the limit, or when one of these has waited for a second, the connection that holds the most
+    /// is shed, with 1013. At least 8 times `max_message_bytes`. Defaults to 32 MiB.
+    memory_budget_bytes(usize): usize = 32 * 1024 * 1024,
     /// The longest that a request head may take to arrive; then 408. Defaults to 5 s.
     handshake_timeout(Duration): Duration = Duration::from_secs(5),
     /// The longest request head in bytes; a longer one gets 431. Allocated as it arrives, and kept for
@@ -201,6 +207,12 @@ impl Config {
             self.max_message_bytes,
             1..=1024 * MIB,
             "a message needs room for at least 1 byte, and gets at most 1 GiB",
+        )?;
+        in_range(
+            "memory_budget_bytes",
+            self.memory_budget_bytes,
+            self.max_message_bytes.saturating_mul(8).max(MIB)..=usize::MAX,
+            "a budget is at least 1 MiB, and at least 8 times max_message_bytes",
         )?;
         in_range(
             "max_fragments",

@@ -6,15 +6,14 @@ use crate::{
     latch::Latch,
     link::{Link, Open},
     message::Message,
-    queue::Rejected,
+    queue::{Rejected, Taker},
     reactor,
     reader::{self, Lost},
     request::Request,
     wire::{FrameReader, FrameWriter},
     writer,
 };
-use async_channel::Receiver;
-use futures_lite::{FutureExt, Stream, StreamExt, future};
+use futures_lite::{FutureExt, Stream, future};
 use std::{
     error::Error,
     fmt,
@@ -92,7 +91,7 @@ impl Drop for Handle {
 }
 
 #[derive(Default)]
-struct Messages(Option<Pin<Box<Receiver<Message>>>>);
+struct Messages(Option<Taker>);
 
 impl Clone for Messages {
     fn clone(&self) -> Self {
@@ -242,10 +241,8 @@ impl Stream for Connection {
         let Self { handle, stream } = &mut *self;
         let link = &handle.link;
         link.answering.set(false);
-        let next = stream
-            .0
-            .get_or_insert_with(|| link.inbound.stream())
-            .poll_next(cx);
+        let taker = stream.0.get_or_insert_with(|| link.inbound.taker());
+        let next = link.inbound.poll_pop(taker, cx);
         match &next {
             Poll::Ready(Some(_)) => link.answering.set(true),
             Poll::Ready(None) => link.outbound.close(),
@@ -343,7 +340,7 @@ async fn talk(
 ) -> Result<(), Lost> {
     let exchange = exchange(link, &mut frames_in, &mut frames_out, config);
     let parting = future::or(exchange, async {
-        link.lost().await;
+        future::or(link.lost(), link.shed()).await;
         Err(Lost)
     })
     .await;
@@ -353,9 +350,20 @@ async fn talk(
             Ok(())
         }
         Err(Lost) => {
-            let closed = link.closing.get();
-            // A peer that does not answer any more may still listen.
-            if let Some(closed) = closed.filter(|it| it.by() == ClosedBy::Local && !it.is_clean()) {
+            drop(frames_in);
+            link.clear();
+            let Some(closed) = link.closing.get() else {
+                return Err(Lost);
+            };
+            if link.account.is_shed() {
+                if frames_out
+                    .try_close(CloseCode::TRY_AGAIN_LATER, closed.reason())
+                    .await
+                {
+                    reactor::timeout(config.close_timeout, frames_out.end()).await;
+                }
+            } else if closed.by() == ClosedBy::Local && !closed.is_clean() {
+                // A peer that does not answer any more may still listen.
                 frames_out
                     .try_close(CloseCode::POLICY_VIOLATION, closed.reason())
                     .await;

@@ -98,6 +98,8 @@ pub(crate) struct Pieces {
     /// What the message under way has had: bytes, claimed ones included, and frames.
     message_bytes: u64,
     fragments: usize,
+    /// Whether the last frame of a message was not its final one.
+    unfinished: bool,
 }
 
 #[derive(Debug)]
@@ -117,6 +119,7 @@ impl Pieces {
             frame: None,
             message_bytes: 0,
             fragments: 0,
+            unfinished: false,
         }
     }
 
@@ -146,6 +149,17 @@ impl Pieces {
                 self.frame = Some(frame);
                 return Ok(());
             }
+        }
+    }
+
+    /// How many bytes of the message under way were handed on.
+    pub(crate) fn under_way(&self) -> usize {
+        let rest = self.frame.as_ref().map_or(0, Frame::rest);
+        let whole = self.frame.is_none() && !self.unfinished;
+        if whole {
+            0
+        } else {
+            usize::try_from(self.message_bytes.saturating_sub(rest)).unwrap_or(usize::MAX)
         }
     }
 
@@ -183,6 +197,7 @@ impl Pieces {
         if header.opcode() != CONTINUATION {
             (self.message_bytes, self.fragments) = (0, 0);
         }
+        self.unfinished = header.first & FINAL == 0;
         self.message_bytes = self.message_bytes.saturating_add(header.len);
         self.fragments += 1;
         let FrameLimits {

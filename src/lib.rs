@@ -11,6 +11,7 @@
     )
 )]
 
+mod budget;
 mod close;
 mod config;
 mod connection;
@@ -31,6 +32,7 @@ mod response;
 mod route;
 mod server;
 mod socket;
+mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod wire;
@@ -46,4 +48,5 @@ pub use crate::{
     response::Response,
     server::{Server, ShutdownHandle},
     socket::Listener,
+    stats::{Stats, StatsHandle},
 };

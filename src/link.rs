@@ -1,12 +1,13 @@
 //! What the futures of one connection share, and the set of all that are open.
 
 use crate::{
-    close::{Closed, ClosedBy},
+    budget::Account,
+    close::{CloseCode, Closed, ClosedBy},
     config::Config,
     latch::Latch,
-    message::Message,
     queue::Queue,
     socket::Socket,
+    stats::StatsHandle,
 };
 use bytes::Bytes;
 use event_listener::Event;
@@ -20,8 +21,9 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) id: u64,
-    pub(crate) inbound: Queue<Message>,
-    pub(crate) outbound: Queue<Message>,
+    pub(crate) account: Rc<Account>,
+    pub(crate) inbound: Queue,
+    pub(crate) outbound: Queue,
     /// The first reason to end wins.
     pub(crate) closing: Latch<Closed>,
     /// No handle of the connection is left.
@@ -48,6 +50,10 @@ pub(crate) struct Count {
 }
 
 impl Count {
+    fn totals(&self) -> (u64, u64) {
+        (self.messages.get(), self.bytes.get())
+    }
+
     pub(crate) fn add(&self, message_bytes: usize) {
         self.messages.set(self.messages.get() + 1);
         self.bytes.set(self.bytes.get() + message_bytes as u64);
@@ -55,11 +61,12 @@ impl Count {
 }
 
 impl Link {
-    pub(crate) fn new(id: u64, socket: &Socket, config: &Config) -> Self {
+    pub(crate) fn new(id: u64, socket: &Socket, account: Rc<Account>, config: &Config) -> Self {
         Self {
             id,
-            inbound: Queue::bounded(config.inbound_capacity),
-            outbound: Queue::bounded(config.outbound_capacity),
+            inbound: Queue::bounded(config.inbound_capacity, account.clone()),
+            outbound: Queue::bounded(config.outbound_capacity, account.clone()),
+            account,
             closing: Latch::default(),
             abandoned: Latch::default(),
             control: Control::default(),
@@ -103,7 +110,29 @@ impl Link {
     /// Whether nothing was heard since the last ping, though something could have been.
     pub(crate) fn is_unanswered(&self) -> bool {
         let silent = !self.heard.get();
-        self.pinged.take() && silent && !self.reader_waits.get() && !self.writer_waits.get()
+        self.pinged.take()
+            && silent
+            && !self.reader_waits.get()
+            && !self.writer_waits.get()
+            && !self.account.is_waiting()
+    }
+
+    /// Waits until this connection is the one to go for want of memory, and ends it.
+    pub(crate) async fn shed(&self) {
+        self.account.shed().await;
+        self.close(Closed::new(
+            ClosedBy::Local,
+            CloseCode::TRY_AGAIN_LATER,
+            "the server is short of memory",
+        ));
+    }
+
+    /// Throws away what is queued: nobody will take it.
+    pub(crate) fn clear(&self) {
+        while self.outbound.try_pop().is_some() {}
+        if self.account.is_shed() {
+            while self.inbound.try_pop().is_some() {}
+        }
     }
 
     /// Waits until the connection is lost, so that there is no sense in sending any more.
@@ -176,9 +205,17 @@ pub(crate) struct Links {
     open: RefCell<BTreeMap<u64, Rc<Link>>>,
     last_id: Cell<u64>,
     opened: Event,
+    stats: StatsHandle,
 }
 
 impl Links {
+    pub(crate) fn counted_by(stats: StatsHandle) -> Self {
+        Self {
+            stats,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn next_id(&self) -> u64 {
         self.last_id.set(self.last_id.get() + 1);
         self.last_id.get()
@@ -188,6 +225,7 @@ impl Links {
     pub(crate) fn enter(self: &Rc<Self>, link: Rc<Link>) -> Open {
         self.open.borrow_mut().insert(link.id, link.clone());
         self.opened.notify(1);
+        self.stats.count_opened();
         Open {
             links: self.clone(),
             link,
@@ -227,8 +265,14 @@ impl Open {
         // Nobody closed: the server was dropped, or has not waited any longer.
         self.link
             .close(Closed::lost(ClosedBy::Local, "dropped with the server"));
-        self.links.open.borrow_mut().remove(&self.link.id);
-        &self.link
+        let link = &self.link;
+        let was_open = self.links.open.borrow_mut().remove(&link.id).is_some();
+        if let Some(closed) = link.closing.get().filter(|_| was_open) {
+            self.links
+                .stats
+                .count_closed(closed, link.received.totals(), link.sent.totals());
+        }
+        link
     }
 }
 

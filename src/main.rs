@@ -27,6 +27,8 @@ Options:
       --max-connections N          Answer further clients with 503 [default: 1024]
       --max-connections-per-ip N   Answer further clients of one address with 429, or 'off' [default: 64]
       --max-message SIZE           Close a connection that sends a longer message [default: 64KiB]
+      --memory SIZE                Bound what all clients together can make it use; at the limit the one that
+                                   holds the most is closed with 1013 [default: 32MiB]
       --quiet                      Log warnings and errors only
       --verbose                    Log page loads and other details too
       --help                       Print this help
@@ -165,6 +167,9 @@ impl Options {
                 Long("max-message") => {
                     config.max_message_bytes = value(&mut args, "--max-message", size)?
                 }
+                Long("memory") => {
+                    config.memory_budget_bytes = value(&mut args, "--memory", size)?;
+                }
                 Long("quiet") => options.log_level = log::LevelFilter::Warn,
                 Long("verbose") => options.log_level = log::LevelFilter::Debug,
                 Long("help") | Short('h') => return Ok(Invocation::Print(HELP.into())),
@@ -219,6 +224,7 @@ fn as_usage_error(error: &whit::Error) -> Option<String> {
                 "max_connections" => "--max-connections",
                 "max_connections_per_ip" => "--max-connections-per-ip",
                 "max_message_bytes" => "--max-message",
+                "memory_budget_bytes" => "--memory",
                 field => field,
             };
             Some(format!("{flag} {value}: {rule}"))

@@ -1,52 +1,90 @@
-//! A bounded queue between two futures of a connection, on async-channel.
+//! A bounded queue of messages between two futures of a connection, on async-channel.
 
+use crate::{
+    budget::{Account, Charge},
+    message::Message,
+};
 use async_channel::{Receiver, Sender, TrySendError, bounded};
-use std::pin::Pin;
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
 
-/// A bounded queue. Once closed it takes nothing more, and what it holds can still be taken out.
+/// A bounded queue. Once closed it takes nothing more, and what it holds can still be taken out. What it holds is
+/// charged to its connection's account.
 #[derive(Debug)]
-pub(crate) struct Queue<T> {
-    sender: Sender<T>,
-    receiver: Receiver<T>,
+pub(crate) struct Queue {
+    sender: Sender<Message>,
+    receiver: Receiver<Message>,
+    account: Rc<Account>,
 }
 
-/// Why an item was not taken, with the item.
+/// Why a message was not taken, with the message.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Rejected<T> {
-    Full(T),
-    Closed(T),
+pub(crate) enum Rejected {
+    Full(Message),
+    Closed(Message),
 }
 
-impl<T> Queue<T> {
-    pub(crate) fn bounded(capacity: usize) -> Self {
+impl Queue {
+    /// The slots are allocated at once, each of these bytes.
+    pub(crate) const SLOT_BYTES: usize = 48;
+
+    pub(crate) fn bounded(capacity: usize, account: Rc<Account>) -> Self {
         let (sender, receiver) = bounded(capacity);
-        Self { sender, receiver }
+        Self {
+            sender,
+            receiver,
+            account,
+        }
     }
 
-    pub(crate) fn try_push(&self, item: T) -> Result<(), Rejected<T>> {
-        self.sender.try_send(item).map_err(|error| match error {
-            TrySendError::Full(item) => Rejected::Full(item),
-            TrySendError::Closed(item) => Rejected::Closed(item),
-        })
+    pub(crate) fn try_push(&self, message: Message) -> Result<(), Rejected> {
+        let bytes = allocated(&message);
+        self.sender.try_send(message).map_err(|error| match error {
+            TrySendError::Full(message) => Rejected::Full(message),
+            TrySendError::Closed(message) => Rejected::Closed(message),
+        })?;
+        self.account.add(bytes);
+        Ok(())
     }
 
-    /// Waits for room. Gives the item back if the queue is closed, before or meanwhile.
-    pub(crate) async fn push(&self, item: T) -> Result<(), T> {
-        self.sender.send(item).await.map_err(|error| error.0)
+    /// Waits for room. Gives the message back if the queue is closed, before or meanwhile.
+    pub(crate) async fn push(&self, message: Message) -> Result<(), Message> {
+        // Charged while it waits, too.
+        let mut charge = Charge::new(self.account.clone());
+        charge.set(allocated(&message));
+        self.sender.send(message).await.map_err(|error| error.0)?;
+        charge.hand_over();
+        Ok(())
     }
 
-    pub(crate) fn try_pop(&self) -> Option<T> {
-        self.receiver.try_recv().ok()
+    pub(crate) fn try_pop(&self) -> Option<Message> {
+        self.taken(self.receiver.try_recv().ok())
     }
 
-    /// Waits for an item; `None` once the queue is closed and empty.
-    pub(crate) async fn pop(&self) -> Option<T> {
-        self.receiver.recv().await.ok()
+    /// Waits for a message; `None` once the queue is closed and empty.
+    pub(crate) async fn pop(&self) -> Option<Message> {
+        self.taken(self.receiver.recv().await.ok())
     }
 
-    /// The items as a stream, each to one taker only.
-    pub(crate) fn stream(&self) -> Pin<Box<Receiver<T>>> {
-        Box::pin(self.receiver.clone())
+    /// A place among those who take messages, for [`poll_pop`](Self::poll_pop).
+    pub(crate) fn taker(&self) -> Taker {
+        Taker(Box::pin(self.receiver.clone()))
+    }
+
+    pub(crate) fn poll_pop(
+        &self,
+        taker: &mut Taker,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Message>> {
+        use futures_lite::Stream;
+        taker
+            .0
+            .as_mut()
+            .poll_next(cx)
+            .map(|message| self.taken(message))
     }
 
     pub(crate) fn close(&self) {
@@ -56,4 +94,21 @@ impl<T> Queue<T> {
     pub(crate) fn is_empty(&self) -> bool {
         self.receiver.is_empty()
     }
+
+    fn taken(&self, message: Option<Message>) -> Option<Message> {
+        if let Some(message) = &message {
+            self.account.give_back(allocated(message));
+        }
+        message
+    }
+}
+
+/// See [`Queue::taker`].
+#[derive(Debug)]
+pub(crate) struct Taker(Pin<Box<Receiver<Message>>>);
+
+/// What a queued message takes beside its slot: the payload, and what the allocator and its counter add.
+fn allocated(message: &Message) -> usize {
+    const OVERHEAD_BYTES: usize = 64;
+    message.len() + OVERHEAD_BYTES
 }

@@ -1,6 +1,6 @@
 //! One HTTP/1.1 request head in, under a byte cap (RFC 9112).
 
-use crate::{error::Refusal, socket::Socket};
+use crate::{budget::Charge, error::Refusal, socket::Socket};
 use httparse::Status;
 use std::{net::SocketAddr, ops::Range};
 
@@ -73,6 +73,11 @@ impl Request {
             .flat_map(|value| value.split(','))
             .map(str::trim)
             .filter(|s| !s.is_empty())
+    }
+
+    /// What it keeps allocated, in bytes.
+    fn allocated(&self) -> usize {
+        self.head.len() + size_of_val(&*self.headers)
     }
 
     pub(crate) fn is_http_1_1(&self) -> bool {
@@ -171,18 +176,22 @@ pub(crate) async fn read(
     socket: &Socket,
     peer_addr: Option<SocketAddr>,
     max_head_bytes: usize,
+    charge: &mut Charge,
 ) -> Result<(Request, Vec<u8>), Unread> {
     const READ_BYTES: usize = 1024;
     let mut bytes = Vec::new();
     loop {
         let filled = bytes.len();
         bytes.resize((filled + READ_BYTES).min(max_head_bytes), 0);
+        charge.set(bytes.capacity());
         match socket.read(&mut bytes[filled..]).await {
             Ok(count @ 1..) => bytes.truncate(filled + count),
             Ok(0) | Err(_) => return Err(Unread::Gone),
         }
         if let Some((request, len)) = Request::parse(&bytes, peer_addr).map_err(Unread::Refused)? {
-            return Ok((request, bytes.split_off(len)));
+            let rest = bytes.split_off(len);
+            charge.set(request.allocated() + rest.capacity());
+            return Ok((request, rest));
         }
         if bytes.len() == max_head_bytes {
             return Err(Unread::Refused(Refusal::HeadTooLarge));

@@ -1,6 +1,7 @@
 //! The server: accept, limits, spawn, drain.
 
 use crate::{
+    budget::{Account, Budget, Charge},
     close::{CloseCode, Closed, ClosedBy},
     config::Config,
     connection::{self, Connection, Handler},
@@ -10,11 +11,13 @@ use crate::{
     heartbeat,
     latch::Latch,
     link::{Link, Links},
+    queue::Queue,
     reactor,
     request::{self, Request, Unread},
     response::Response,
     route::Routes,
     socket::{Listener, Socket},
+    stats::StatsHandle,
     wire::{FrameReader, FrameWriter, Scratch},
 };
 use event_listener::Event;
@@ -55,6 +58,7 @@ pub struct Server {
     config: Config,
     routes: Routes,
     shutdown: ShutdownHandle,
+    stats: StatsHandle,
 }
 
 impl Server {
@@ -110,6 +114,21 @@ impl Server {
     pub fn check(&self) -> Result<()> {
         self.config.check()?;
         self.routes.check()
+    }
+
+    /// A handle that takes snapshots of the server's [`Stats`](crate::Stats).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use whit::{Response, Server};
+    ///
+    /// let server = Server::new();
+    /// let stats = server.stats_handle();
+    /// let server = server.page("/stats", move |_| Response::text(format!("{:#?}\n", stats.snapshot())));
+    /// ```
+    pub fn stats_handle(&self) -> StatsHandle {
+        self.stats.clone()
     }
 
     /// A handle that shuts the server down, from any thread.
@@ -176,6 +195,9 @@ impl ShutdownHandle {
     }
 }
 
+/// What an idle connection has allocated beside its queues: its futures, its link, tungstenite's buffer. Measured.
+const CONNECTION_BYTES: usize = 10 * 1024;
+
 /// The most that is read at once, for all connections in turn.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
@@ -185,17 +207,23 @@ struct House {
     routes: Routes,
     shutdown: ShutdownHandle,
     links: Rc<Links>,
+    stats: StatsHandle,
     seats: Seats,
     scratch: Scratch,
+    budget: Rc<Budget>,
 }
 
 impl House {
     fn new(server: Server) -> Self {
+        let budget = Budget::new(server.config.memory_budget_bytes);
+        server.stats.watch(budget.clone());
         Self {
+            budget,
             config: server.config,
             routes: server.routes,
             shutdown: server.shutdown,
-            links: Rc::default(),
+            links: Rc::new(Links::counted_by(server.stats.clone())),
+            stats: server.stats,
             seats: Seats::default(),
             scratch: Rc::new(RefCell::new(vec![0; SCRATCH_BYTES].into())),
         }
@@ -213,6 +241,18 @@ impl House {
                 self.seats.taken.get()
             );
         }
+    }
+
+    fn count_refusal(&self, peer: Option<SocketAddr>, refusal: &Refusal) {
+        self.stats.count_refused(refusal.status());
+        // It may quote what the client said.
+        let words = refusal.to_string();
+        log::info!(
+            "{} refused with {}: {}",
+            Peer(peer),
+            refusal.status(),
+            words.escape_debug()
+        );
     }
 
     fn close_going_away(link: &Link) {
@@ -236,6 +276,7 @@ struct Seats {
 struct Seat {
     house: Rc<House>,
     network: Option<IpAddr>,
+    account: Rc<Account>,
 }
 
 impl Seats {
@@ -257,21 +298,25 @@ impl Seat {
             .max_connections_per_ip
             .and(peer)
             .map(|peer| network(peer.ip()));
-        if let Some(network) = network {
-            let mut by_network = seats.by_network.borrow_mut();
-            let count = by_network.entry(network).or_default();
-            if config
-                .max_connections_per_ip
-                .is_some_and(|max| *count >= max)
-            {
+        let from_network = |network| seats.by_network.borrow().get(network).copied().unwrap_or(0);
+        if let (Some(network), Some(max)) = (&network, config.max_connections_per_ip) {
+            if from_network(network) >= max {
                 return Err(Refusal::TooManyFromAddress);
             }
-            *count += 1;
+        }
+        let queued = (config.inbound_capacity + config.outbound_capacity) * Queue::SLOT_BYTES;
+        let account = house
+            .budget
+            .open(CONNECTION_BYTES + queued)
+            .ok_or(Refusal::Full)?;
+        if let Some(network) = network {
+            *seats.by_network.borrow_mut().entry(network).or_default() += 1;
         }
         seats.taken.set(seats.taken.get() + 1);
         Ok(Self {
             house: house.clone(),
             network,
+            account,
         })
     }
 }
@@ -327,12 +372,15 @@ async fn accept(house: &Rc<House>, listener: &Listener, executor: &LocalExecutor
                     turned_away.set(turned_away.get() + 1);
                     executor
                         .spawn(async move {
-                            refuse(&house.config, &socket, peer, &refusal).await;
+                            refuse(&house, &socket, peer, &refusal).await;
                             turned_away.set(turned_away.get() - 1);
                         })
                         .detach();
                 }
-                Err(refusal) => log::debug!("{} dropped: {refusal}", Peer(peer)),
+                Err(refusal) => {
+                    house.stats.count_refused(refusal.status());
+                    log::debug!("{} dropped: {refusal}", Peer(peer));
+                }
             },
             // The client was gone before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -351,9 +399,11 @@ async fn accept(house: &Rc<House>, listener: &Listener, executor: &LocalExecutor
 async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
     let house = &seat.house;
     let config = &house.config;
+    // For the head, or the answer to it.
+    let mut charge = Charge::new(seat.account.clone());
     let head = future::or(
         async {
-            let reading = request::read(&socket, peer, config.max_head_bytes);
+            let reading = request::read(&socket, peer, config.max_head_bytes, &mut charge);
             match reactor::timeout(config.handshake_timeout, reading).await {
                 Some(read) => read,
                 None => Err(Unread::Refused(Refusal::Timeout)),
@@ -366,7 +416,7 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
     );
     let (mut request, already_read) = match head.await {
         Ok(read) => read,
-        Err(Unread::Refused(refusal)) => return refuse(config, &socket, peer, &refusal).await,
+        Err(Unread::Refused(refusal)) => return refuse(house, &socket, peer, &refusal).await,
         Err(Unread::Gone) => {
             return log::debug!("{} went away before its request was complete", Peer(peer));
         }
@@ -383,7 +433,12 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
                 return;
             }
             let socket = Rc::new(socket);
-            let link = Rc::new(Link::new(house.links.next_id(), &socket, config));
+            let link = Rc::new(Link::new(
+                house.links.next_id(),
+                &socket,
+                seat.account.clone(),
+                config,
+            ));
             let frames_in = FrameReader::new(
                 socket.clone(),
                 house.scratch.clone(),
@@ -392,9 +447,10 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
                     max_message_bytes: config.max_message_bytes,
                     max_fragments: config.max_fragments,
                 },
+                seat.account.clone(),
             )
             .await;
-            let frames_out = FrameWriter::new(socket);
+            let frames_out = FrameWriter::new(socket, seat.account.clone());
             let open = house.links.enter(link.clone());
             if house.shutdown.0.is_set() {
                 House::close_going_away(&link);
@@ -408,15 +464,16 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
                 response.status(),
                 request.path().escape_debug()
             );
-            let with_body = request.method() != "HEAD";
-            answer(&socket, response, with_body, config).await;
+            let bytes = response.into_bytes(request.method() != "HEAD");
+            charge.set(bytes.capacity());
+            answer(&socket, &bytes, config).await;
         }
         Err(refusal) => {
-            log_refusal(peer, &refusal);
+            house.count_refusal(peer, &refusal);
+            let response = Response::from(&refusal);
             answer(
                 &socket,
-                (&refusal).into(),
-                request.method() != "HEAD",
+                &response.into_bytes(request.method() != "HEAD"),
                 config,
             )
             .await;
@@ -424,24 +481,18 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
     }
 }
 
-async fn refuse(config: &Config, socket: &Socket, peer: Option<SocketAddr>, refusal: &Refusal) {
-    log_refusal(peer, refusal);
-    answer(socket, refusal.into(), true, config).await;
+async fn refuse(house: &House, socket: &Socket, peer: Option<SocketAddr>, refusal: &Refusal) {
+    house.count_refusal(peer, refusal);
+    answer(
+        socket,
+        &Response::from(refusal).into_bytes(true),
+        &house.config,
+    )
+    .await;
 }
 
-fn log_refusal(peer: Option<SocketAddr>, refusal: &Refusal) {
-    // It may quote what the client said.
-    let words = refusal.to_string();
-    log::info!(
-        "{} refused with {}: {}",
-        Peer(peer),
-        refusal.status(),
-        words.escape_debug()
-    );
-}
-
-async fn answer(socket: &Socket, response: Response, with_body: bool, config: &Config) {
-    if write_all(socket, &response.into_bytes(with_body), config).await {
+async fn answer(socket: &Socket, bytes: &[u8], config: &Config) {
+    if write_all(socket, bytes, config).await {
         reactor::timeout(config.close_timeout, socket.end()).await;
     }
 }

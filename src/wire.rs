@@ -6,9 +6,11 @@
 //! need a header of 2 to 10 bytes (RFC 6455 5.2), so [`FrameWriter`] writes them itself.
 
 use crate::{
+    budget::{Account, Charge},
     close::{CloseCode, Closed, ClosedBy},
     framing::{FINAL, FrameLimits, Pieces, Violation, write_header},
     message::Message,
+    reactor,
     socket::Socket,
 };
 use async_tungstenite::{
@@ -23,10 +25,11 @@ use bytes::Bytes;
 use futures_lite::{AsyncRead, AsyncWrite, StreamExt, future, ready};
 use std::{
     cell::RefCell,
-    io,
+    fmt, io,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 /// What a peer sent.
@@ -65,8 +68,12 @@ impl FrameReader {
         scratch: Scratch,
         already_read: Vec<u8>,
         limits: FrameLimits,
+        account: Rc<Account>,
     ) -> Self {
         let mut source = Source {
+            charge: Charge::new(account.clone()),
+            account,
+            waiting: None,
             socket,
             scratch,
             pieces: Pieces::new(limits),
@@ -153,7 +160,6 @@ impl From<Error> for Fault {
 pub(crate) type Scratch = Rc<RefCell<Box<[u8]>>>;
 
 /// The socket as tungstenite sees it: frames come in pieces, and what it writes goes nowhere.
-#[derive(Debug)]
 struct Source {
     socket: Rc<Socket>,
     scratch: Scratch,
@@ -163,11 +169,56 @@ struct Source {
     taken: usize,
     /// A rule was broken after what is ready.
     violation: Option<Violation>,
+    account: Rc<Account>,
+    /// For what is ready, and for what tungstenite has of a message under way.
+    charge: Charge,
+    /// The wait for memory, while there is one.
+    waiting: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
 impl Source {
     fn take_in(&mut self, bytes: &[u8]) {
         self.violation = self.pieces.push(bytes, &mut self.ready).err();
+        self.recharge();
+    }
+
+    fn recharge(&mut self) {
+        // tungstenite joins fragments in a vector that doubles when it is full.
+        self.charge
+            .set(self.ready.capacity() + 2 * self.pieces.under_way());
+    }
+
+    /// Waits while memory is tight and this connection has much of it.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        /// So long others have to give some back; then the largest is shed.
+        const PATIENCE: Duration = Duration::from_secs(1);
+
+        if self.waiting.is_none() && self.account.must_wait() {
+            let account = self.account.clone();
+            self.waiting = Some(Box::pin(async move {
+                while account.must_wait() {
+                    if reactor::timeout(PATIENCE, account.returned())
+                        .await
+                        .is_none()
+                    {
+                        account.press();
+                    }
+                }
+            }));
+        }
+        if let Some(waiting) = &mut self.waiting {
+            ready!(waiting.as_mut().poll(cx));
+            self.waiting = None;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
     }
 }
 
@@ -181,9 +232,11 @@ impl AsyncRead for Source {
         while source.taken == source.ready.len() {
             source.ready = Vec::new();
             source.taken = 0;
+            source.recharge();
             if source.violation.is_some() {
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }
+            ready!(source.poll_room(cx));
             let scratch = source.scratch.clone();
             let mut scratch = scratch.borrow_mut();
             match ready!(source.socket.poll_read(cx, &mut scratch))? {
@@ -234,17 +287,19 @@ pub(crate) struct FrameWriter {
     buffer: Vec<u8>,
     /// How much of the buffer is written already.
     written: usize,
+    charge: Charge,
 }
 
 impl FrameWriter {
     /// A buffer that grew beyond this is given back once it is written.
     const KEPT_BUFFER_BYTES: usize = 4 * 1024;
 
-    pub(crate) fn new(socket: Rc<Socket>) -> Self {
+    pub(crate) fn new(socket: Rc<Socket>, account: Rc<Account>) -> Self {
         Self {
             socket,
             buffer: Vec::new(),
             written: 0,
+            charge: Charge::new(account),
         }
     }
 
@@ -284,6 +339,7 @@ impl FrameWriter {
             &mut self.buffer,
         );
         self.buffer.extend(payload);
+        self.charge.set(self.buffer.capacity());
     }
 
     /// The bytes that are still to be written.
@@ -299,17 +355,20 @@ impl FrameWriter {
             self.buffer.clear();
             self.written = 0;
             self.buffer.shrink_to(Self::KEPT_BUFFER_BYTES);
+            self.charge.set(self.buffer.capacity());
         }
         Ok(())
     }
 
-    /// Sends a Close if that can be done without waiting.
-    pub(crate) async fn try_close(&mut self, code: CloseCode, reason: &str) {
-        if self.pending_bytes() == 0 {
-            self.push_close(code, reason);
-            // It is on its way or it is not: nothing depends on it.
-            let _ = future::poll_once(self.write_some()).await;
+    /// Sends a Close if that can be done without waiting. Tells whether it could.
+    pub(crate) async fn try_close(&mut self, code: CloseCode, reason: &str) -> bool {
+        if self.pending_bytes() > 0 {
+            return false;
         }
+        self.push_close(code, reason);
+        future::poll_once(self.write_some())
+            .await
+            .is_some_and(|written| written.is_ok())
     }
 
     /// Ends the stream so that the peer gets all that was written.

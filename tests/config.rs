@@ -19,6 +19,14 @@ fn a_bad_value_is_named_with_its_field_and_its_rule() {
             config().max_message_bytes(0),
             "max_message_bytes is 0: a message needs room for at least 1 byte, and gets at most 1 GiB",
         ),
+        (
+            config().memory_budget_bytes(1000),
+            "memory_budget_bytes is 1000: a budget is at least 1 MiB",
+        ),
+        (
+            config().max_message_bytes(8 << 20),
+            "memory_budget_bytes is 33554432: ",
+        ),
         (config().max_fragments(0), "max_fragments is 0: "),
         (
             config().max_message_bytes(usize::MAX),
@@ -106,6 +114,7 @@ fn allowed_origins_add_up() {
 fn the_defaults_are_those_of_the_readme() {
     let config = Config::new();
     let bytes = |bytes: usize| match bytes {
+        whole if whole % (1024 * 1024) == 0 => format!("{} MiB", whole / 1024 / 1024),
         whole if whole % 1024 == 0 => format!("{} KiB", whole / 1024),
         bytes => bytes.to_string(),
     };
@@ -117,6 +126,7 @@ fn the_defaults_are_those_of_the_readme() {
             "max_connections_per_ip",
             optional(config.max_connections_per_ip.map(|count| count.to_string())),
         ),
+        ("memory_budget_bytes", bytes(config.memory_budget_bytes)),
         ("handshake_timeout", time(config.handshake_timeout)),
         ("max_head_bytes", bytes(config.max_head_bytes)),
         ("max_message_bytes", bytes(config.max_message_bytes)),

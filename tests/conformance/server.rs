@@ -16,7 +16,8 @@ fn main() -> whit::Result<()> {
     }
     let config = Config::new()
         .max_message_bytes(16 * 1024 * 1024)
-        .max_fragments(65_536);
+        .max_fragments(65_536)
+        .memory_budget_bytes(256 * 1024 * 1024);
     smol::block_on(
         Server::new()
             .config(config)

@@ -1,0 +1,242 @@
+//! The whole server's memory account: what clients cause is charged to it, by what is allocated.
+
+use event_listener::Event;
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::{Rc, Weak},
+};
+
+/// The account of a server, and its bound.
+///
+/// Most connections are idle or pass short messages on at once: they may always go on while there is any room. When it gets
+/// tight those that hold much wait, and at the limit the one that holds the most is shed.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: usize,
+    used: Cell<usize>,
+    peak: Cell<usize>,
+    shed: Cell<u64>,
+    /// What accounts that are shed still hold: it is on its way back.
+    returning: Cell<usize>,
+    accounts: RefCell<BTreeMap<u64, Weak<Account>>>,
+    last_id: Cell<u64>,
+    /// Tells those who wait that something was given back.
+    returned: Event,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Rc<Self> {
+        Rc::new(Self {
+            limit,
+            used: Cell::new(0),
+            peak: Cell::new(0),
+            shed: Cell::new(0),
+            returning: Cell::new(0),
+            accounts: RefCell::default(),
+            last_id: Cell::new(0),
+            returned: Event::new(),
+        })
+    }
+
+    /// Opens an account for a connection that costs `bytes` as it stands, or none if the last quarter of the budget has
+    /// begun: that is for the messages of those who are there.
+    pub(crate) fn open(self: &Rc<Self>, bytes: usize) -> Option<Rc<Account>> {
+        if self.used.get() + bytes > self.limit / 4 * 3 {
+            return None;
+        }
+        let id = self.last_id.get() + 1;
+        self.last_id.set(id);
+        let account = Rc::new(Account {
+            id,
+            budget: self.clone(),
+            base: bytes,
+            held: Cell::new(0),
+            shed: Cell::new(false),
+            shedding: Event::new(),
+            waiting: Cell::new(false),
+        });
+        self.accounts
+            .borrow_mut()
+            .insert(id, Rc::downgrade(&account));
+        self.add(bytes);
+        Some(account)
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.used.get()
+    }
+
+    pub(crate) fn peak(&self) -> usize {
+        self.peak.get()
+    }
+
+    pub(crate) fn shed(&self) -> u64 {
+        self.shed.get()
+    }
+
+    /// What a connection may hold however tight it is.
+    fn fair_share(&self) -> usize {
+        self.limit / 64
+    }
+
+    /// Whether those who hold much shall wait.
+    fn is_tight(&self) -> bool {
+        self.used.get() - self.returning.get() >= self.limit / 8 * 7
+    }
+
+    fn add(&self, bytes: usize) {
+        self.used.set(self.used.get() + bytes);
+        self.peak.set(self.peak.get().max(self.used.get()));
+        while self.used.get() - self.returning.get() > self.limit {
+            if !self.shed_the_largest() {
+                break;
+            }
+        }
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.set(self.used.get() - bytes);
+        if !self.is_tight() {
+            self.returned.notify(usize::MAX);
+        }
+    }
+
+    /// Sheds the account that holds the most, if any holds anything.
+    fn shed_the_largest(&self) -> bool {
+        let largest = self
+            .accounts
+            .borrow()
+            .values()
+            .filter_map(Weak::upgrade)
+            .filter(|account| !account.shed.get() && account.held.get() > 0)
+            .max_by_key(|account| account.held.get());
+        match largest {
+            Some(account) => {
+                account.shed.set(true);
+                self.shed.set(self.shed.get() + 1);
+                self.returning
+                    .set(self.returning.get() + account.held.get());
+                account.shedding.notify(usize::MAX);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// What one connection holds. Dropping it gives all of it back.
+#[derive(Debug)]
+pub(crate) struct Account {
+    id: u64,
+    budget: Rc<Budget>,
+    base: usize,
+    held: Cell<usize>,
+    shed: Cell<bool>,
+    shedding: Event,
+    waiting: Cell<bool>,
+}
+
+impl Account {
+    /// Charges what was allocated. It always succeeds: at the limit someone is shed.
+    pub(crate) fn add(&self, bytes: usize) {
+        self.held.set(self.held.get() + bytes);
+        if self.shed.get() {
+            self.budget
+                .returning
+                .set(self.budget.returning.get() + bytes);
+        }
+        self.budget.add(bytes);
+    }
+
+    pub(crate) fn give_back(&self, bytes: usize) {
+        self.held.set(self.held.get() - bytes);
+        if self.shed.get() {
+            self.budget
+                .returning
+                .set(self.budget.returning.get() - bytes);
+        }
+        self.budget.give_back(bytes);
+    }
+
+    /// Whether this one holds much while it is tight.
+    pub(crate) fn must_wait(&self) -> bool {
+        self.budget.is_tight() && self.held.get() > self.budget.fair_share()
+    }
+
+    /// Waits until something was given back.
+    pub(crate) async fn returned(&self) {
+        self.waiting.set(true);
+        self.budget.returned.listen().await;
+        self.waiting.set(false);
+    }
+
+    /// Whether this one waits, so that nothing can be heard from its peer.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.get()
+    }
+
+    /// Has the largest go: this one has waited too long.
+    pub(crate) fn press(&self) {
+        self.waiting.set(false);
+        self.budget.shed_the_largest();
+        self.budget.returned.notify(usize::MAX);
+    }
+
+    pub(crate) fn is_shed(&self) -> bool {
+        self.shed.get()
+    }
+
+    /// Waits until this one is shed.
+    pub(crate) async fn shed(&self) {
+        while !self.shed.get() {
+            self.shedding.listen().await;
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let held = self.held.get();
+        if self.shed.get() {
+            self.budget
+                .returning
+                .set(self.budget.returning.get() - held);
+        }
+        self.budget.accounts.borrow_mut().remove(&self.id);
+        self.budget.give_back(self.base + held);
+    }
+}
+
+/// A part of an account that grows and shrinks, such as a buffer.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    account: Rc<Account>,
+    bytes: usize,
+}
+
+impl Charge {
+    pub(crate) fn new(account: Rc<Account>) -> Self {
+        Self { account, bytes: 0 }
+    }
+
+    pub(crate) fn set(&mut self, bytes: usize) {
+        if bytes > self.bytes {
+            self.account.add(bytes - self.bytes);
+        } else if bytes < self.bytes {
+            self.account.give_back(self.bytes - bytes);
+        }
+        self.bytes = bytes;
+    }
+
+    /// Leaves the bytes charged: someone else gives them back.
+    pub(crate) fn hand_over(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}

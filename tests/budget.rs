@@ -1,0 +1,250 @@
+//! One number bounds what clients can make the server use, and no client makes the others pay.
+
+mod support;
+
+use futures_lite::future;
+use std::{cell::RefCell, rc::Rc, time::Duration};
+use support::{
+    BINARY, CLOSE, CONTINUATION, Raw, TEXT, close_payload, echo, fragment, frame, handshake,
+};
+use whit::{
+    CloseCode, Closed, ClosedBy, Config, Connection, Message, Server, StatsHandle, testing,
+};
+
+const MIB: usize = 1024 * 1024;
+
+fn small() -> Config {
+    Config::new()
+        .memory_budget_bytes(MIB)
+        .write_timeout(Duration::from_secs(20))
+}
+
+/// Waits until the counters are as they should be.
+async fn until(stats: &StatsHandle, reached: impl Fn(&whit::Stats) -> bool) {
+    while !reached(&stats.snapshot()) {
+        smol::Timer::after(Duration::from_millis(1)).await;
+    }
+}
+
+#[test]
+fn everything_is_given_back_when_the_clients_are_gone() {
+    let server = Server::new()
+        .route("/ws", echo)
+        .page("/", |_| whit::Response::text("page"));
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        assert_eq!(stats.snapshot().memory_used_bytes, 0);
+        let mut closed = Raw::open(&server, "/ws").await;
+        let mut vanished = Raw::open_holding(&server, "/ws", 100).await;
+        let mut half = Raw::new(&server);
+        half.send("GET / HT").await;
+        closed.send(frame(BINARY, vec![1; 50_000])).await;
+        closed.read_frame().await;
+        vanished.send(fragment(BINARY, vec![1; 50_000])).await;
+        assert!(stats.snapshot().memory_used_bytes > 50_000);
+        assert_eq!(stats.snapshot().open, 2);
+
+        closed.send(frame(CLOSE, close_payload(1000, ""))).await;
+        assert_eq!(closed.read_close().await.0, 1000);
+        drop((closed, vanished, half));
+        until(&stats, |stats| stats.memory_used_bytes == 0).await;
+        let stats = stats.snapshot();
+        assert_eq!((stats.open, stats.opened, stats.shed), (0, 2, 0));
+        assert_eq!((stats.messages_received, stats.bytes_received), (1, 50_000));
+        assert_eq!((stats.messages_sent, stats.bytes_sent), (1, 50_000));
+        assert_eq!(stats.closed[&(ClosedBy::Peer, 1000)], 1);
+        assert_eq!(stats.closed[&(ClosedBy::Peer, 1006)], 1);
+        assert!(stats.memory_peak_bytes > 100_000, "{stats:?}");
+    });
+}
+
+#[test]
+fn a_refusal_is_counted_by_its_status() {
+    let server = Server::new().route("/ws", echo);
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        assert_eq!(server.connect("/nothing").await.unwrap_err().status, 404);
+        assert_eq!(
+            server
+                .connect_with("/ws", &[("Origin", "http://evil.example")])
+                .await
+                .unwrap_err()
+                .status,
+            403
+        );
+        let refused = stats.snapshot().refused;
+        assert_eq!(
+            refused.into_iter().collect::<Vec<_>>(),
+            [(403, 1), (404, 1)]
+        );
+    });
+}
+
+#[test]
+fn the_last_quarter_is_kept_for_those_who_are_there() {
+    let server = Server::new().config(small()).route("/ws", echo);
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut clients = Vec::new();
+        let refused = loop {
+            match server.connect("/ws").await {
+                Ok(client) => clients.push(client),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(refused.status, 503);
+        let used = stats.snapshot().memory_used_bytes;
+        assert!((MIB / 2..=MIB / 4 * 3).contains(&used), "{used}");
+        // Messages have room.
+        for client in &mut clients {
+            client.write("x".repeat(10_000)).await.unwrap();
+            client.read().await.unwrap();
+        }
+        assert_eq!(stats.snapshot().shed, 0);
+        drop(clients);
+        until(&stats, |stats| stats.memory_used_bytes == 0).await;
+        server.connect("/ws").await.unwrap();
+    });
+}
+
+#[test]
+fn the_one_that_holds_the_most_is_shed_with_1013() {
+    let conns: Rc<RefCell<Vec<Connection>>> = Rc::default();
+    let keeper = conns.clone();
+    let server = Server::new().config(small()).route("/echo", echo).route(
+        "/keep",
+        move |conn: Connection| {
+            keeper.borrow_mut().push(conn.clone());
+            async move { Err::<(), _>(conn.closed().await) }
+        },
+    );
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut good = server.connect("/echo").await.unwrap();
+        // The pipes take little: what is written to them stays in the queues.
+        let mut raws = Vec::new();
+        for _ in 0..3 {
+            raws.push(Raw::open_holding(&server, "/keep", 100).await);
+        }
+        let conns = conns.borrow().clone();
+        let fill = |conn: &Connection, count| {
+            (0..count).for_each(|_| conn.try_write(vec![0; 20_000]).unwrap())
+        };
+        fill(&conns[0], 10);
+        fill(&conns[1], 30);
+        assert_eq!(stats.snapshot().shed, 0);
+        fill(&conns[2], 10);
+        assert_eq!(stats.snapshot().shed, 1);
+        let closed = conns[1].closed().await;
+        assert_eq!(
+            (closed.by(), closed.code()),
+            (ClosedBy::Local, CloseCode::TRY_AGAIN_LATER)
+        );
+        assert_eq!(closed.reason(), "the server is short of memory");
+        assert_eq!(
+            (conns[0].close_reason(), conns[2].close_reason()),
+            (None, None)
+        );
+
+        good.write("unharmed").await.unwrap();
+        assert_eq!(good.read().await.unwrap(), Message::from("unharmed"));
+        for raw in [0, 2] {
+            for _ in 0..10 {
+                assert_eq!(raws[raw].read_frame().await, (BINARY, vec![0; 20_000]));
+            }
+        }
+        assert!(stats.snapshot().memory_peak_bytes < MIB + 50_000);
+    });
+}
+
+#[test]
+fn one_that_is_shed_while_it_listens_is_told_1013() {
+    let config = small().max_message_bytes(100_000).inbound_capacity(64);
+    let (go, gone) = async_channel::unbounded::<()>();
+    let server = Server::new()
+        .config(config)
+        .route("/ws", move |conn: Connection| {
+            let gone = gone.clone();
+            async move {
+                gone.recv().await.unwrap();
+                Err::<(), _>(conn.closed().await)
+            }
+        });
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut raw = Raw::open(&server, "/ws").await;
+        let mut other = Raw::open(&server, "/ws").await;
+        // Nobody reads them: the queues fill up, both wait, and after a second the larger goes.
+        for _ in 0..7 {
+            raw.send(frame(BINARY, vec![0; 90_000])).await;
+        }
+        future::or(
+            async {
+                loop {
+                    other.send(frame(BINARY, vec![0; 50_000])).await;
+                }
+            },
+            async {
+                assert_eq!(
+                    raw.read_close().await,
+                    (1013, "the server is short of memory".into())
+                );
+            },
+        )
+        .await;
+        raw.expect_end().await;
+        assert_eq!(stats.snapshot().shed, 1);
+        go.close();
+    });
+}
+
+#[test]
+fn unfinished_messages_of_many_do_not_lock_out_the_others() {
+    let server = Server::new().config(small()).route("/ws", echo);
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut good = server.connect("/ws").await.unwrap();
+        let mut hoarders = Vec::new();
+        for _ in 0..40 {
+            let mut raw = Raw::new(&server);
+            raw.send(handshake("/ws")).await;
+            raw.send(fragment(BINARY, vec![0; 30_000])).await;
+            raw.send(fragment(CONTINUATION, vec![0; 30_000])).await;
+            hoarders.push(raw);
+        }
+        for _ in 0..100 {
+            good.write("still served").await.unwrap();
+            assert_eq!(good.read().await.unwrap(), Message::from("still served"));
+        }
+        let used = stats.snapshot();
+        assert!(used.memory_peak_bytes < MIB + 200_000, "{used:?}");
+        drop(hoarders);
+        drop(good);
+        until(&stats, |stats| stats.memory_used_bytes == 0).await;
+    });
+}
+
+#[test]
+fn a_queued_message_is_charged_until_it_is_taken() {
+    let (go, gone) = async_channel::unbounded::<()>();
+    let server = Server::new().route("/ws", move |conn: Connection| {
+        let gone = gone.clone();
+        async move {
+            gone.recv().await.unwrap();
+            loop {
+                conn.read().await?;
+            }
+            #[allow(unreachable_code, reason = "it tells the type")]
+            Ok::<_, Closed>(())
+        }
+    });
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut raw = Raw::open(&server, "/ws").await;
+        let idle = stats.snapshot().memory_used_bytes;
+        raw.send(frame(TEXT, "x".repeat(10_000)).repeat(5)).await;
+        until(&stats, |stats| stats.memory_used_bytes >= idle + 50_000).await;
+        go.try_send(()).unwrap();
+        until(&stats, |stats| stats.memory_used_bytes == idle).await;
+    });
+}
