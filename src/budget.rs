@@ -85,6 +85,10 @@ impl Budget {
         self.used.get() - self.returning.get() >= self.limit / 8 * 7
     }
 
+    fn is_over(&self) -> bool {
+        self.used.get() > self.limit
+    }
+
     fn add(&self, bytes: usize) {
         self.used.set(self.used.get() + bytes);
         self.peak.set(self.peak.get().max(self.used.get()));
@@ -96,8 +100,9 @@ impl Budget {
     }
 
     fn give_back(&self, bytes: usize) {
+        let was_over = self.is_over();
         self.used.set(self.used.get() - bytes);
-        if !self.is_tight() {
+        if was_over || !self.is_tight() {
             self.returned.notify(usize::MAX);
         }
     }
@@ -159,9 +164,12 @@ impl Account {
         self.budget.give_back(bytes);
     }
 
-    /// Whether this one holds much while it is tight.
+    /// Whether this one holds much while it is tight, or those that are shed have much to give back before anyone may
+    /// take more.
     pub(crate) fn must_wait(&self) -> bool {
-        self.budget.is_tight() && self.held.get() > self.budget.fair_share()
+        let (budget, share) = (&self.budget, self.budget.fair_share());
+        budget.is_over() && budget.returning.get() > share
+            || budget.is_tight() && self.held.get() > share
     }
 
     /// Waits until something was given back.

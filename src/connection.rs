@@ -300,11 +300,10 @@ pub(crate) async fn run(
     // A handler that does not look at its connection would otherwise outlive it without an end.
     let handling = future::or(handling, async {
         parted.wait().await;
-        reactor::sleep(config.close_timeout).await;
+        future::or(reactor::sleep(config.close_timeout), link.account.shed()).await;
         log::warn!(
-            "#{} its handler has not returned {:?} after the end: dropped",
-            link.id,
-            config.close_timeout
+            "#{} its handler has not returned in time after the end: dropped",
+            link.id
         );
     });
     future::zip(talking, handling).await;
@@ -344,13 +343,15 @@ async fn talk(
         Err(Lost)
     })
     .await;
+    // Nothing more is read: what it has of a message is of no use.
+    drop(frames_in);
     match parting {
         Ok(deadline) => {
-            reactor::timeout_at(deadline, frames_out.end()).await;
+            let ending = future::or(frames_out.end(), link.account.shed());
+            reactor::timeout_at(deadline, ending).await;
             Ok(())
         }
         Err(Lost) => {
-            drop(frames_in);
             link.clear();
             let Some(closed) = link.closing.get() else {
                 return Err(Lost);

@@ -14,6 +14,9 @@ const FIRST_CONTROL: u8 = 8;
 const MAX_CONTROL_BYTES: u64 = 125;
 const MASKED: u8 = 0x80;
 
+/// A data frame goes on in pieces of at most this: tungstenite keeps a buffer as large as the largest that it saw.
+const PIECE_BYTES: usize = 2 * 1024;
+
 /// A frame's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Header {
@@ -142,12 +145,14 @@ impl Pieces {
                 }
             };
             let wanted = usize::try_from(frame.rest()).unwrap_or(usize::MAX);
-            let (piece, after) = bytes.split_at(wanted.min(bytes.len()));
+            let (piece, after) = bytes.split_at(wanted.min(bytes.len()).min(PIECE_BYTES));
             bytes = after;
             frame.hand_on(piece, out);
             if frame.rest() > 0 {
                 self.frame = Some(frame);
-                return Ok(());
+                if bytes.is_empty() {
+                    return Ok(());
+                }
             }
         }
     }

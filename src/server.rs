@@ -199,7 +199,7 @@ impl ShutdownHandle {
 const CONNECTION_BYTES: usize = 10 * 1024;
 
 /// The most that is read at once, for all connections in turn.
-const SCRATCH_BYTES: usize = 64 * 1024;
+const SCRATCH_BYTES: usize = 16 * 1024;
 
 /// What all tasks of a running server share.
 struct House {
@@ -414,9 +414,16 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
             Err(Unread::Refused(Refusal::ShuttingDown))
         },
     );
+    let head = future::or(head, async {
+        seat.account.shed().await;
+        Err(Unread::Refused(Refusal::Full))
+    });
     let (mut request, already_read) = match head.await {
         Ok(read) => read,
-        Err(Unread::Refused(refusal)) => return refuse(house, &socket, peer, &refusal).await,
+        Err(Unread::Refused(refusal)) => {
+            charge.set(0);
+            return refuse(house, &socket, peer, &refusal).await;
+        }
         Err(Unread::Gone) => {
             return log::debug!("{} went away before its request was complete", Peer(peer));
         }
@@ -466,7 +473,7 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
             );
             let bytes = response.into_bytes(request.method() != "HEAD");
             charge.set(bytes.capacity());
-            answer(&socket, &bytes, config).await;
+            future::or(answer(&socket, &bytes, config), seat.account.shed()).await;
         }
         Err(refusal) => {
             house.count_refusal(peer, &refusal);

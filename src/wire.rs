@@ -170,7 +170,7 @@ struct Source {
     /// A rule was broken after what is ready.
     violation: Option<Violation>,
     account: Rc<Account>,
-    /// For what is ready, and for what tungstenite has of a message under way.
+    /// For what is ready, and for what tungstenite has of it.
     charge: Charge,
     /// The wait for memory, while there is one.
     waiting: Option<Pin<Box<dyn Future<Output = ()>>>>,
@@ -372,7 +372,9 @@ impl FrameWriter {
     }
 
     /// Ends the stream so that the peer gets all that was written.
-    pub(crate) async fn end(&self) {
+    pub(crate) async fn end(&mut self) {
+        self.buffer = Vec::new();
+        self.charge.set(0);
         self.socket.end().await;
     }
 }
