@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Faults of real sockets: descriptors run out, clients are killed or reset in mid-message, thousands come and go.
+source "$(dirname "$0")/../clients/common.sh"
+
+need_whit
+ulimit -n 8192
+
+start_server --max-connections-per-ip off --heartbeat off
+prlimit --pid "$server_pid" --nofile=40:40
+python3 "$(dirname "$0")/faults.py" descriptors "$address" "$server_pid"
+stop_server
+warnings=$(grep -c "cannot accept connections" "$server_log" || true)
+[ "$warnings" = 1 ] || fail "running out of descriptors is logged $warnings times, not once"
+ok "it was logged once"
+
+start_server --max-connections-per-ip off --heartbeat off --quiet
+for fault in killed reset many; do
+    python3 "$(dirname "$0")/faults.py" "$fault" "$address" "$server_pid"
+done
+stop_server
+ok "the server ended with status 0 after SIGTERM"
