@@ -187,8 +187,10 @@ impl Account {
     /// Has the largest go: this one has waited too long.
     pub(crate) fn press(&self) {
         self.waiting.set(false);
-        self.budget.shed_the_largest();
-        self.budget.returned.notify(usize::MAX);
+        if self.must_wait() {
+            self.budget.shed_the_largest();
+            self.budget.returned.notify(usize::MAX);
+        }
     }
 
     pub(crate) fn is_shed(&self) -> bool {
