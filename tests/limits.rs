@@ -116,30 +116,34 @@ fn a_handshake_sent_byte_by_byte_has_one_deadline_for_all_of_it() {
 
 #[test]
 fn a_flood_of_frames_that_make_no_message_holds_up_no_one() {
-    let config = Config::new().handshake_timeout(Duration::from_secs(20));
+    let config = Config::new().max_fragments(usize::MAX);
     testing::run(
         Server::new().config(config).route("/ws", echo),
         |server| async move {
             let addr = server.addr();
             let over = Arc::new(AtomicBool::new(false));
             let stop = over.clone();
+            let (begun, flooding) = async_channel::bounded(1);
             // From a thread of its own and over TCP, so that there are always bytes to read.
             let flooder = std::thread::spawn(move || {
                 let mut stream = TcpStream::connect(addr).unwrap();
                 stream.write_all(handshake("/ws").as_bytes()).unwrap();
                 stream.write_all(&fragment(TEXT, "")).unwrap();
                 let flood = fragment(CONTINUATION, "").repeat(20_000);
-                while !stop.load(Ordering::Relaxed) && stream.write_all(&flood).is_ok() {}
+                while !stop.load(Ordering::Relaxed) {
+                    stream.write_all(&flood).unwrap();
+                    let _ = begun.try_send(());
+                }
             });
             let mut client = server.connect_tcp("/ws").await.unwrap();
-            for _ in 0..100 {
+            flooding.recv().await.unwrap();
+            for _ in 0..20 {
                 client.write("x").await.unwrap();
                 client.read().await.unwrap();
             }
             over.store(true, Ordering::Relaxed);
-            drop(client);
-            server.shut_down();
-            server.ended().await;
+            // The server takes the rest of the flood meanwhile.
+            while flooding.recv().await.is_ok() {}
             flooder.join().unwrap();
         },
     );
