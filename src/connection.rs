@@ -9,7 +9,7 @@ use crate::{
     queue::{Rejected, Taker},
     reactor,
     reader::{self, Lost},
-    request::Request,
+    request::{Peer, Request},
     wire::{FrameReader, FrameWriter},
     writer,
 };
@@ -427,9 +427,7 @@ struct Log {
 
 impl Log {
     fn open(open: Open, request: &Request) -> Self {
-        let peer = request
-            .peer_addr()
-            .map_or_else(|| "local".into(), |addr| addr.to_string());
+        let peer = Peer(request.peer_addr());
         let who = format!(
             "#{} {peer} {}",
             open.link().id,

@@ -2,7 +2,7 @@
 
 use crate::{budget::Charge, error::Refusal, socket::Socket};
 use httparse::Status;
-use std::{net::SocketAddr, ops::Range};
+use std::{fmt, net::SocketAddr, ops::Range};
 
 /// More header fields than this get 431. Browsers send about 15.
 const MAX_HEADERS: usize = 64;
@@ -159,6 +159,18 @@ fn what_is_wrong(error: httparse::Error) -> &'static str {
         httparse::Error::HeaderValue => "a header value has a character that it must not have",
         httparse::Error::Version => "the version is not HTTP/1.1",
         _ => "this is not an HTTP request",
+    }
+}
+
+/// A client as the log names it.
+pub(crate) struct Peer(pub(crate) Option<SocketAddr>);
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(addr) => addr.fmt(f),
+            None => f.write_str("local"),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     link::{Link, Links},
     queue::Queue,
     reactor,
-    request::{self, Request, Unread},
+    request::{self, Peer, Request, Unread},
     response::Response,
     route::Routes,
     socket::{Listener, Socket},
@@ -298,9 +298,9 @@ impl Seat {
             .max_connections_per_ip
             .and(peer)
             .map(|peer| network(peer.ip()));
-        let from_network = |network| seats.by_network.borrow().get(network).copied().unwrap_or(0);
-        if let (Some(network), Some(max)) = (&network, config.max_connections_per_ip) {
-            if from_network(network) >= max {
+        if let (Some(network), Some(max)) = (network, config.max_connections_per_ip) {
+            let by_network = seats.by_network.borrow();
+            if by_network.get(&network).is_some_and(|count| *count >= max) {
                 return Err(Refusal::TooManyFromAddress);
             }
         }
@@ -372,7 +372,7 @@ async fn accept(house: &Rc<House>, listener: &Listener, executor: &LocalExecutor
                     turned_away.set(turned_away.get() + 1);
                     executor
                         .spawn(async move {
-                            refuse(&house, &socket, peer, &refusal).await;
+                            refuse(&house, &socket, peer, &refusal, true).await;
                             turned_away.set(turned_away.get() - 1);
                         })
                         .detach();
@@ -422,7 +422,7 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
         Ok(read) => read,
         Err(Unread::Refused(refusal)) => {
             charge.set(0);
-            return refuse(house, &socket, peer, &refusal).await;
+            return refuse(house, &socket, peer, &refusal, true).await;
         }
         Err(Unread::Gone) => {
             return log::debug!("{} went away before its request was complete", Peer(peer));
@@ -476,26 +476,22 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
             future::or(answer(&socket, &bytes, config), seat.account.shed()).await;
         }
         Err(refusal) => {
-            house.count_refusal(peer, &refusal);
-            let response = Response::from(&refusal);
-            answer(
-                &socket,
-                &response.into_bytes(request.method() != "HEAD"),
-                config,
-            )
-            .await;
+            let with_body = request.method() != "HEAD";
+            refuse(house, &socket, peer, &refusal, with_body).await;
         }
     }
 }
 
-async fn refuse(house: &House, socket: &Socket, peer: Option<SocketAddr>, refusal: &Refusal) {
+async fn refuse(
+    house: &House,
+    socket: &Socket,
+    peer: Option<SocketAddr>,
+    refusal: &Refusal,
+    with_body: bool,
+) {
     house.count_refusal(peer, refusal);
-    answer(
-        socket,
-        &Response::from(refusal).into_bytes(true),
-        &house.config,
-    )
-    .await;
+    let bytes = Response::from(refusal).into_bytes(with_body);
+    answer(socket, &bytes, &house.config).await;
 }
 
 async fn answer(socket: &Socket, bytes: &[u8], config: &Config) {
@@ -513,18 +509,6 @@ async fn write_all(socket: &Socket, mut bytes: &[u8], config: &Config) -> bool {
         }
     }
     true
-}
-
-/// A client as the log names it.
-struct Peer(Option<SocketAddr>);
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(addr) => addr.fmt(f),
-            None => f.write_str("local"),
-        }
-    }
 }
 
 #[cfg(test)]
