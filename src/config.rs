@@ -112,14 +112,15 @@ settings! {
     /// the message back. Defaults to 64.
     outbound_capacity(usize): usize = 64,
     /// The longest that a client may take nothing of what is being sent to it; then the connection ends,
-    /// unclean. Any progress starts the time anew, until the connection is closed: what is left then has this
+    /// unclean. Any progress, down to what its system acknowledges (on Linux), starts the time anew, until the connection is closed: what is left then has this
     /// long in all. Defaults to 10 s.
     write_timeout(Duration): Duration = Duration::from_secs(10),
     /// How often each client is sent a Ping (RFC 6455 5.5.2). `None` sends none: a client that vanished
     /// without a word is then noticed only when something cannot be sent. Defaults to 30 s.
     ping_interval(impl Into<Option<Duration>>): Option<Duration> = Some(Duration::from_secs(30)),
-    /// The longest that a client may be silent after a Ping; then the connection ends, unclean. Any byte
-    /// from it counts as life. Not longer than `ping_interval`. Defaults to 10 s.
+    /// The longest that a client may be silent after a Ping was due; then the connection ends, unclean. Any byte
+    /// from it counts as life, and so does what its system acknowledges of what was sent before the Ping (on Linux): a
+    /// large message may take long over a thin link. Not longer than `ping_interval`. Defaults to 10 s.
     pong_timeout(Duration): Duration = Duration::from_secs(10),
     /// How often the text message [`HEARTBEAT`] is sent to every client, for pages that
     /// want to see life (a browser does not show its scripts the pings). It does not wait behind queued
@@ -163,6 +164,14 @@ impl Config {
     pub fn subprotocols<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
         self.subprotocols = names.into_iter().map(Into::into).collect();
         self
+    }
+
+    /// How long a peer's system may acknowledge nothing: as long as its program may be silent or take nothing.
+    pub(crate) fn tcp_patience(&self) -> Duration {
+        let noticed = self
+            .ping_interval
+            .map(|interval| interval + self.pong_timeout);
+        self.write_timeout.max(noticed.unwrap_or_default())
     }
 
     /// Checks all fields, as a server does when it starts.

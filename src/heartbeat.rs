@@ -3,7 +3,7 @@
 use crate::{
     close::{Closed, ClosedBy},
     config::Config,
-    link::Links,
+    link::{Life, Links},
     reactor,
 };
 use std::time::{Duration, Instant};
@@ -64,8 +64,8 @@ pub(crate) async fn run(links: &Links, config: &Config) {
                 // The thread, or the machine, stood still: what was heard meanwhile is still to be read.
                 Some(deadline) if now > deadline + LATE => pongs_until = Some(now + LATE),
                 Some(deadline) if now >= deadline => {
-                    pongs_until = None;
-                    drop_unanswered(links, config);
+                    let all_judged = end_silent(links, config);
+                    pongs_until = (!all_judged).then_some(now + config.pong_timeout);
                 }
                 _ => {}
             }
@@ -86,11 +86,14 @@ pub(crate) async fn run(links: &Links, config: &Config) {
     }
 }
 
-fn drop_unanswered(links: &Links, config: &Config) {
+/// Ends those that are silent. Tells whether that was the last word on the others.
+fn end_silent(links: &Links, config: &Config) -> bool {
     let reason = format!("no pong within {:?}", config.pong_timeout);
-    links.for_each(|link| {
-        if link.is_unanswered() {
-            link.close(Closed::lost(ClosedBy::Local, &reason));
-        }
+    let mut all_judged = true;
+    links.for_each(|link| match link.life() {
+        Life::Answered => {}
+        Life::Receiving => all_judged = false,
+        Life::Silent => link.close(Closed::lost(ClosedBy::Local, &reason)),
     });
+    all_judged
 }

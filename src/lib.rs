@@ -33,6 +33,7 @@ mod route;
 mod server;
 mod socket;
 mod stats;
+mod tcp;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod wire;

@@ -14,7 +14,7 @@ use event_listener::Event;
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},
-    rc::Rc,
+    rc::{Rc, Weak},
 };
 
 /// The middle of a connection: the two queues, the close cell, and what goes past the queues.
@@ -35,11 +35,11 @@ pub(crate) struct Link {
     pub(crate) answering: Cell<bool>,
     /// The reader waits for the handler, so that nothing can be heard from the peer.
     pub(crate) reader_waits: Cell<bool>,
-    /// The writer waits for the peer, under a deadline of its own.
-    pub(crate) writer_waits: Cell<bool>,
     pinged: Cell<bool>,
-    /// Of the socket, which is not kept: a handle of the connection may be kept for ever.
-    heard: Rc<Cell<bool>>,
+    /// What had arrived when the peer was last looked at, if more was on its way.
+    arrived: Cell<Option<u64>>,
+    /// Not kept: a handle of the connection may be kept for ever.
+    socket: Weak<Socket>,
 }
 
 /// Messages that passed, and the bytes of their payloads.
@@ -61,7 +61,7 @@ impl Count {
 }
 
 impl Link {
-    pub(crate) fn new(id: u64, socket: &Socket, account: Rc<Account>, config: &Config) -> Self {
+    pub(crate) fn new(id: u64, socket: &Rc<Socket>, account: Rc<Account>, config: &Config) -> Self {
         Self {
             id,
             inbound: Queue::bounded(config.inbound_capacity, account.clone()),
@@ -74,9 +74,9 @@ impl Link {
             sent: Count::default(),
             answering: Cell::new(false),
             reader_waits: Cell::new(false),
-            writer_waits: Cell::new(false),
             pinged: Cell::new(false),
-            heard: socket.heard(),
+            arrived: Cell::new(None),
+            socket: Rc::downgrade(socket),
         }
     }
 
@@ -97,24 +97,39 @@ impl Link {
         }
     }
 
-    /// Asks the writer for a Ping. The next [`is_unanswered`](Self::is_unanswered) tells of it.
+    /// Asks the writer for a Ping. The next [`life`](Self::life) tells of it.
     pub(crate) fn ping(&self) {
-        if self.closing.is_set() {
+        let Some(socket) = self.socket.upgrade().filter(|_| !self.closing.is_set()) else {
             return;
-        }
-        self.heard.set(false);
+        };
+        socket.take_heard();
+        self.look(&socket);
         self.pinged.set(true);
         self.control.ask(|due| due.ping = true);
     }
 
-    /// Whether nothing was heard since the last ping, though something could have been.
-    pub(crate) fn is_unanswered(&self) -> bool {
-        let silent = !self.heard.get();
-        self.pinged.take()
-            && silent
-            && !self.reader_waits.get()
-            && !self.writer_waits.get()
-            && !self.account.is_waiting()
+    /// How the peer has shown that it lives, since it was pinged or last looked at.
+    pub(crate) fn life(&self) -> Life {
+        let Some(socket) = self.socket.upgrade().filter(|_| self.pinged.take()) else {
+            return Life::Answered;
+        };
+        if socket.take_heard() || self.reader_waits.get() || self.account.is_waiting() {
+            return Life::Answered;
+        }
+        let before = self.arrived.get();
+        let now = self.look(&socket);
+        if before.is_some_and(|before| now > before) {
+            self.pinged.set(true);
+            Life::Receiving
+        } else {
+            Life::Silent
+        }
+    }
+
+    fn look(&self, socket: &Socket) -> u64 {
+        let (underway, arrived) = socket.sending();
+        self.arrived.set((underway > 0).then_some(arrived));
+        arrived
     }
 
     /// Waits until this connection is the one to go for want of memory, and ends it.
@@ -141,6 +156,16 @@ impl Link {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// See [`Link::life`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// Something was heard, or could not be.
+    Answered,
+    /// What was on its way to it before the Ping is still arriving.
+    Receiving,
+    Silent,
 }
 
 /// What the writer is to send before any queued message.

@@ -89,6 +89,11 @@ impl Pipe {
         Poll::Ready(Ok(count))
     }
 
+    /// How many bytes were written that the other end has not read.
+    pub(crate) fn unread(&self) -> usize {
+        self.outgoing.borrow().bytes.len()
+    }
+
     pub(crate) fn shutdown_write(&self) {
         let mut channel = self.outgoing.borrow_mut();
         channel.ended = true;

@@ -162,6 +162,7 @@ impl Server {
     pub async fn serve(self, listener: Listener) -> Result<()> {
         self.check()?;
         let shutdown = self.shutdown.0.clone();
+        listener.tune(self.config.tcp_patience());
         let house = Rc::new(House::new(self));
         let executor = LocalExecutor::new();
         let serving = async {

@@ -3,14 +3,15 @@
 use crate::{
     error::{Error, Result},
     reactor::Io,
+    tcp,
 };
 use futures_lite::future::poll_fn;
 use std::{
     cell::Cell,
     fmt, io,
     net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
-    rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 #[cfg(feature = "testing")]
 use {
@@ -24,8 +25,8 @@ use {
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: Stream,
-    /// Set when a byte comes: a sign of life.
-    heard: Rc<Cell<bool>>,
+    heard: Cell<bool>,
+    written: Cell<u64>,
 }
 
 #[derive(Debug)]
@@ -39,14 +40,12 @@ impl Socket {
     fn new(stream: Stream) -> Self {
         Self {
             stream,
-            heard: Rc::default(),
+            heard: Cell::default(),
+            written: Cell::default(),
         }
     }
 
     pub(crate) fn tcp(stream: TcpStream) -> io::Result<Self> {
-        // Messages are batched by the writer: what it hands over shall leave at once.
-        // It can only fail on a connection that is gone already, as its first read will tell.
-        let _ = stream.set_nodelay(true);
         Io::<TcpStream>::new(stream).map(|io| Self::new(Stream::Tcp(io)))
     }
 
@@ -72,11 +71,15 @@ impl Socket {
     }
 
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &self.stream {
+        let result = match &self.stream {
             Stream::Tcp(io) => io.poll_write(cx, buf),
             #[cfg(feature = "testing")]
             Stream::Pipe(pipe) => pipe.poll_write(cx, buf),
+        };
+        if let Poll::Ready(Ok(count)) = result {
+            self.written.set(self.written.get() + count as u64);
         }
+        result
     }
 
     /// Reads what is there, at most `buf.len()` bytes; 0 at the end of the stream.
@@ -111,9 +114,20 @@ impl Socket {
         while matches!(self.read(&mut rest).await, Ok(1..)) {}
     }
 
-    /// A cell that is set whenever a byte is heard, for those who outlive the socket.
-    pub(crate) fn heard(&self) -> Rc<Cell<bool>> {
-        self.heard.clone()
+    /// Whether a byte came since this was last asked.
+    pub(crate) fn take_heard(&self) -> bool {
+        self.heard.take()
+    }
+
+    /// How many of the bytes written are on their way, and how many have arrived at the peer's system. Where that
+    /// cannot be told all have.
+    pub(crate) fn sending(&self) -> (u64, u64) {
+        let underway = match &self.stream {
+            Stream::Tcp(io) => tcp::unacknowledged(io.get_ref()).unwrap_or(0),
+            #[cfg(feature = "testing")]
+            Stream::Pipe(pipe) => pipe.unread(),
+        } as u64;
+        (underway, self.written.get().saturating_sub(underway))
     }
 }
 
@@ -181,6 +195,17 @@ impl Listener {
                 Source::Pipes(_) => None,
             })
             .collect()
+    }
+
+    /// Has connections end whose peer's system acknowledges nothing for as long as `patience`.
+    pub(crate) fn tune(&self, patience: Duration) {
+        for source in &self.sources {
+            match source {
+                Source::Tcp(io) => tcp::tune(io.get_ref(), patience),
+                #[cfg(feature = "testing")]
+                Source::Pipes(_) => {}
+            }
+        }
     }
 
     /// Listens on all that `other` listens on, too.

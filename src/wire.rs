@@ -347,6 +347,11 @@ impl FrameWriter {
         self.buffer.len() - self.written
     }
 
+    /// How many of the bytes written have arrived at the peer's system.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.socket.sending().1
+    }
+
     /// Writes as much as is taken at once, at least one byte. Nothing is lost when this is dropped before it
     /// is ready.
     pub(crate) async fn write_some(&mut self) -> io::Result<()> {

@@ -90,14 +90,24 @@ async fn flush(
     config: &Config,
     last: &mut Option<Instant>,
 ) -> Result<(), Lost> {
-    link.writer_waits.set(true);
     while frames.pending_bytes() > 0 {
-        let step = reactor::now() + config.write_timeout;
-        if last.is_none() && link.closing.is_set() {
-            *last = Some(step);
-        }
-        let deadline = last.unwrap_or(step);
-        let closed = match reactor::timeout_at(deadline, frames.write_some()).await {
+        let written = match future::poll_once(frames.write_some()).await {
+            Some(written) => Some(written),
+            None => {
+                let step = reactor::now() + config.write_timeout;
+                if last.is_none() && link.closing.is_set() {
+                    *last = Some(step);
+                }
+                let arrived = frames.arrived();
+                let written = reactor::timeout_at(last.unwrap_or(step), frames.write_some()).await;
+                // The system makes room in large steps: over a thin link the peer may be busy all the time.
+                if written.is_none() && last.is_none() && frames.arrived() > arrived {
+                    continue;
+                }
+                written
+            }
+        };
+        let closed = match written {
             Some(Ok(())) => continue,
             Some(Err(error)) => Closed::lost(ClosedBy::Peer, &error.to_string()),
             None => Closed::lost(
@@ -108,6 +118,5 @@ async fn flush(
         link.close(closed);
         return Err(Lost);
     }
-    link.writer_waits.set(false);
     Ok(())
 }

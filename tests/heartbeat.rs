@@ -3,7 +3,7 @@
 mod support;
 
 use async_channel::{Receiver, unbounded};
-use futures_lite::future;
+use futures_lite::{AsyncReadExt, future};
 use std::{rc::Rc, time::Duration};
 use support::{BINARY, CLOSE, PING, PONG, Raw, TEXT, echo, frame};
 use whit::{CloseCode, Closed, ClosedBy, Config, Connection, HEARTBEAT, Message, Server, testing};
@@ -195,14 +195,36 @@ fn a_peer_that_is_busy_receiving_is_not_dead() {
             let mut clock = Raw::open(&server, "/clock").await;
             let mut raw = Raw::open_holding(&server, "/ws", 100).await;
             // The message does not fit into the pipe: no ping gets out, and no pong comes in.
-            for _ in 0..5 {
+            raw.stream.read_exact(&mut [0; 4]).await.unwrap();
+            for _ in 0..10 {
                 assert_eq!(clock.read_frame().await, (PING, vec![]));
                 clock.send(frame(PONG, "")).await;
+                let mut part = [0; 400];
+                raw.stream.read_exact(&mut part).await.unwrap();
+                assert_eq!(part, [7; 400]);
             }
-            assert_eq!(raw.read_frame().await, (BINARY, vec![7; 4000]));
             assert_eq!(raw.read_frame().await, (PING, vec![]));
         },
     );
+}
+
+#[test]
+fn a_peer_that_stops_receiving_is_dropped() {
+    async fn send(conn: Connection) -> Result<(), Closed> {
+        conn.write(vec![7; 4000]).await?;
+        assert_eq!(conn.closed().await.reason(), "no pong within 20ms");
+        Ok(())
+    }
+    let server = Server::new().config(pinging()).route("/ws", send);
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut raw = Raw::open_holding(&server, "/ws", 100).await;
+        raw.stream.read_exact(&mut [0; 1000]).await.unwrap();
+        while stats.snapshot().open > 0 {
+            smol::Timer::after(Duration::from_millis(1)).await;
+        }
+        assert_eq!(stats.snapshot().closed[&(ClosedBy::Local, 1006)], 1);
+    });
 }
 
 #[test]

@@ -1,0 +1,83 @@
+//! What the kernel is told, and asked, about TCP connections.
+//!
+//! Keepalive probes stay off: pings do their work, and prove that the peer's program lives and not just its kernel.
+
+use std::{
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
+
+/// Settings that each accepted connection inherits. They only tune, so it is no harm if the system knows none of them.
+#[cfg(target_os = "linux")]
+pub(crate) fn tune(listener: &TcpListener, patience: Duration) {
+    use rustix::net::sockopt;
+
+    // Messages are batched by the writer: what it hands over shall leave at once.
+    let _ = sockopt::set_tcp_nodelay(listener, true);
+    // What was sent and is not acknowledged for so long never will be: without this the kernel tries again for some
+    // twenty minutes where no pings are sent, and keeps what a closed connection had still to send for two.
+    let millis = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+    let _ = sockopt::set_tcp_user_timeout(listener, millis);
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn tune(_: &TcpListener, _: Duration) {}
+
+/// How many bytes the kernel holds that the peer's has not acknowledged, where that can be told.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "there is no safe way to ask")]
+pub(crate) fn unacknowledged(stream: &TcpStream) -> Option<usize> {
+    use rustix::ioctl::{Getter, Opcode, ioctl};
+
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the C libraries differ in its type, not in its value"
+    )]
+    const SIOCOUTQ: Opcode = libc::TIOCOUTQ as Opcode;
+    // SAFETY: it stores an int (tcp(7)).
+    let bytes = unsafe { ioctl(stream, Getter::<SIOCOUTQ, libc::c_int>::new()) };
+    bytes.ok().and_then(|bytes| usize::try_from(bytes).ok())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn unacknowledged(_: &TcpStream) -> Option<usize> {
+    None
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use rustix::net::sockopt;
+    use std::io::{Read, Write};
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        tune(&listener, Duration::from_secs(40));
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_connection_inherits_the_settings() {
+        let (_client, server) = pair();
+        assert!(server.nodelay().unwrap());
+        assert_eq!(sockopt::tcp_user_timeout(&server).unwrap(), 40_000);
+    }
+
+    #[test]
+    fn what_the_peer_has_no_room_for_is_unacknowledged() {
+        let (mut client, mut server) = pair();
+        assert_eq!(unacknowledged(&server), Some(0));
+        server.set_nonblocking(true).unwrap();
+        let mut written = 0;
+        while let Ok(count) = server.write(&[0; 65536]) {
+            written += count;
+        }
+        let held = unacknowledged(&server).unwrap();
+        assert!(held > 0 && held < written, "{held} of {written}");
+        client.read_exact(&mut vec![0; written]).unwrap();
+        while unacknowledged(&server) != Some(0) {
+            std::thread::yield_now();
+        }
+    }
+}
