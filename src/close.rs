@@ -88,6 +88,7 @@ pub struct Closed {
     by: ClosedBy,
     code: CloseCode,
     reason: Box<str>,
+    limit: Option<&'static str>,
 }
 
 impl Closed {
@@ -103,6 +104,15 @@ impl Closed {
             by,
             code,
             reason: reason[..end].into(),
+            limit: None,
+        }
+    }
+
+    /// The end of a connection at a limit of [`Config`](crate::Config), which is named.
+    pub(crate) fn at_limit(self, field: &'static str) -> Self {
+        Self {
+            limit: Some(field),
+            ..self
         }
     }
 
@@ -125,6 +135,11 @@ impl Closed {
     /// The reason, as sent or received, or what happened where no Close was exchanged. Often empty.
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// The field of [`Config`](crate::Config) whose limit ended the connection, or `None` if it was no limit.
+    pub fn limit(&self) -> Option<&'static str> {
+        self.limit
     }
 
     /// Whether a side ended it in words, with a Close, whatever its code. It is not clean when the peer vanished, was

@@ -104,6 +104,9 @@ settings! {
     /// The most frames that a message may come in; more close the connection with 1008. Empty ones cost a client
     /// nothing. Defaults to 128.
     max_fragments(usize): usize = 128,
+    /// The most pings and pongs taken from a client in a second; more close the connection with 1008. Each ping costs
+    /// an answer. Defaults to 100.
+    max_control_frames_per_second(usize): usize = 100,
     /// How many messages from a client wait for its handler. When they are as many, no more is
     /// read, the kernel's window closes, and the client slows down. Defaults to 16.
     inbound_capacity(usize): usize = 16,
@@ -122,6 +125,10 @@ settings! {
     /// from it counts as life, and so does what its system acknowledges of what was sent before the Ping (on Linux): a
     /// large message may take long over a thin link. Not longer than `ping_interval`. Defaults to 10 s.
     pong_timeout(Duration): Duration = Duration::from_secs(10),
+    /// The longest that a connection is kept on which no message passes in either direction; then it is closed with
+    /// 1001, at the latest after half as much again. Pings, pongs and heartbeats are no messages. It gives the place
+    /// of those that are forgotten to others. Defaults to 1 h.
+    idle_timeout(impl Into<Option<Duration>>): Option<Duration> = Some(Duration::from_secs(60 * 60)),
     /// How often the text message [`HEARTBEAT`] is sent to every client, for pages that
     /// want to see life (a browser does not show its scripts the pings). It does not wait behind queued
     /// messages. Defaults to `None`.
@@ -229,6 +236,12 @@ impl Config {
             1..=usize::MAX,
             "a message has at least 1 frame",
         )?;
+        in_range(
+            "max_control_frames_per_second",
+            self.max_control_frames_per_second,
+            1..=usize::MAX,
+            "a client may at least answer a ping",
+        )?;
         for (field, value) in [
             ("inbound_capacity", self.inbound_capacity),
             ("outbound_capacity", self.outbound_capacity),
@@ -246,6 +259,7 @@ impl Config {
             ("write_timeout", Some(self.write_timeout)),
             ("ping_interval", self.ping_interval),
             ("pong_timeout", Some(self.pong_timeout)),
+            ("idle_timeout", self.idle_timeout),
             ("heartbeat", self.heartbeat),
             ("close_timeout", Some(self.close_timeout)),
             ("drain_timeout", Some(self.drain_timeout)),
@@ -261,6 +275,7 @@ impl Config {
         }
         for (field, value) in [
             ("ping_interval", self.ping_interval),
+            ("idle_timeout", self.idle_timeout),
             ("heartbeat", self.heartbeat),
         ] {
             if let Some(value) = value.filter(|value| *value < SHORTEST_PERIOD) {

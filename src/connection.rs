@@ -385,7 +385,7 @@ async fn exchange(
         Read(Result<(), Lost>),
         Wrote(Result<(), Lost>),
     }
-    let mut reading = pin!(reader::run(link, frames_in));
+    let mut reading = pin!(reader::run(link, frames_in, config));
     let mut writing = pin!(writer::run(link, frames_out, config));
 
     let first = future::or(async { First::Read(reading.as_mut().await) }, async {
@@ -453,19 +453,19 @@ impl Drop for Log {
         let Some(closed) = link.closing.get() else {
             return;
         };
+        let (received, received_bytes) = link.received.totals();
+        let (sent, sent_bytes) = link.sent.totals();
         log::info!(
-            "{} {closed}{}, after {:.1} s, received {} messages ({} bytes), sent {} ({} bytes)",
+            "{} {closed}{}, after {:.1} s, received {received} messages ({received_bytes} bytes), sent {sent} ({sent_bytes} bytes)",
             self.who,
             if closed.is_clean() && !self.answered {
                 ", which the peer did not answer"
             } else {
                 ""
             },
-            self.opened.elapsed().as_secs_f64(),
-            link.received.messages.get(),
-            link.received.bytes.get(),
-            link.sent.messages.get(),
-            link.sent.bytes.get(),
+            reactor::now()
+                .saturating_duration_since(self.opened)
+                .as_secs_f64(),
         );
     }
 }

@@ -90,6 +90,8 @@ pub(crate) enum Refusal {
     PageFailed,
     /// 503: the server has `max_connections` connections already.
     Full,
+    /// 503: three quarters of `memory_budget_bytes` are in use.
+    OutOfMemory,
     /// 503: the server is shutting down.
     ShuttingDown,
 }
@@ -106,7 +108,19 @@ impl Refusal {
             Self::TooManyFromAddress => 429,
             Self::HeadTooLarge => 431,
             Self::PageFailed => 500,
-            Self::Full | Self::ShuttingDown => 503,
+            Self::Full | Self::OutOfMemory | Self::ShuttingDown => 503,
+        }
+    }
+
+    /// The field of [`Config`](crate::Config) whose limit it was.
+    pub(crate) fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::Timeout => Some("handshake_timeout"),
+            Self::TooManyFromAddress => Some("max_connections_per_ip"),
+            Self::HeadTooLarge => Some("max_head_bytes"),
+            Self::Full => Some("max_connections"),
+            Self::OutOfMemory => Some("memory_budget_bytes"),
+            _ => None,
         }
     }
 }
@@ -131,6 +145,7 @@ impl fmt::Display for Refusal {
             Self::HeadTooLarge => f.write_str("the request head is too large"),
             Self::PageFailed => f.write_str("the page failed"),
             Self::Full => f.write_str("the server is full: try again later"),
+            Self::OutOfMemory => f.write_str("the server is short of memory: try again later"),
             Self::ShuttingDown => f.write_str("the server is shutting down: try again later"),
         }
     }

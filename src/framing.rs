@@ -4,7 +4,7 @@
 //! it and hands on a long data frame in fragments, each as it arrives: so invalid UTF-8 is seen at once, and a
 //! claimed length costs nothing.
 
-use crate::close::CloseCode;
+use crate::close::{CloseCode, Closed, ClosedBy};
 
 pub(crate) const FINAL: u8 = 0x80;
 const OPCODE: u8 = 0x0f;
@@ -87,9 +87,6 @@ pub(crate) struct FrameLimits {
     pub(crate) max_fragments: usize,
 }
 
-/// A rule that was broken, and the code that tells so.
-pub(crate) type Violation = (CloseCode, String);
-
 /// Turns frames as they come into frames that are whole as far as they came.
 #[derive(Debug)]
 pub(crate) struct Pieces {
@@ -126,9 +123,9 @@ impl Pieces {
         }
     }
 
-    /// Takes bytes as they came and appends to `out` what is to be judged further. After a violation `out` has
+    /// Takes bytes as they came and appends to `out` what is to be judged further. After a broken rule `out` has
     /// what came before it.
-    pub(crate) fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Violation> {
+    pub(crate) fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Closed> {
         loop {
             let mut frame = match self.frame.take() {
                 Some(frame) => frame,
@@ -187,14 +184,18 @@ impl Pieces {
     }
 
     /// Judges what only the header tells, or tells first.
-    fn judge(&mut self, header: Header) -> Result<(), Violation> {
+    fn judge(&mut self, header: Header) -> Result<(), Closed> {
         if header.is_control() {
             return if header.len > MAX_CONTROL_BYTES {
                 let reason = format!(
                     "a control frame of {} bytes, at most 125 are allowed",
                     header.len
                 );
-                Err((CloseCode::PROTOCOL_ERROR, reason))
+                Err(Closed::new(
+                    ClosedBy::Local,
+                    CloseCode::PROTOCOL_ERROR,
+                    &reason,
+                ))
             } else {
                 Ok(())
             };
@@ -214,11 +215,17 @@ impl Pieces {
                 "a message of {} bytes or more, at most {max_message_bytes} are taken",
                 self.message_bytes
             );
-            return Err((CloseCode::MESSAGE_TOO_BIG, reason));
+            return Err(
+                Closed::new(ClosedBy::Local, CloseCode::MESSAGE_TOO_BIG, &reason)
+                    .at_limit("max_message_bytes"),
+            );
         }
         if self.fragments > max_fragments {
             let reason = format!("a message of more than {max_fragments} fragments");
-            return Err((CloseCode::POLICY_VIOLATION, reason));
+            return Err(
+                Closed::new(ClosedBy::Local, CloseCode::POLICY_VIOLATION, &reason)
+                    .at_limit("max_fragments"),
+            );
         }
         Ok(())
     }

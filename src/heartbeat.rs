@@ -1,7 +1,7 @@
 //! The heartbeat future: one for the whole server, with one timer for all that is due.
 
 use crate::{
-    close::{Closed, ClosedBy},
+    close::{CloseCode, Closed, ClosedBy},
     config::Config,
     link::{Life, Links},
     reactor,
@@ -46,10 +46,12 @@ pub(crate) async fn run(links: &Links, config: &Config) {
         let now = reactor::now();
         let mut pings = Period::starting(now, config.ping_interval);
         let mut heartbeats = Period::starting(now, config.heartbeat);
+        let idle_looks = config.idle_timeout.map(|timeout| timeout / 4);
+        let mut idle_looks = Period::starting(now, idle_looks);
         let mut pongs_until: Option<Instant> = None;
 
         while !links.is_empty() {
-            let next = [&pings, &heartbeats]
+            let next = [&pings, &heartbeats, &idle_looks]
                 .into_iter()
                 .filter_map(|period| period.as_ref().map(|period| period.next))
                 .chain(pongs_until)
@@ -76,6 +78,11 @@ pub(crate) async fn run(links: &Links, config: &Config) {
                     links.for_each(|link| link.ping());
                 }
             }
+            if let Some(timeout) = config.idle_timeout {
+                if idle_looks.as_mut().is_some_and(|looks| looks.take_due(now)) {
+                    end_idle(links, now, timeout);
+                }
+            }
             if heartbeats
                 .as_mut()
                 .is_some_and(|period| period.take_due(now))
@@ -93,7 +100,19 @@ fn end_silent(links: &Links, config: &Config) -> bool {
     links.for_each(|link| match link.life() {
         Life::Answered => {}
         Life::Receiving => all_judged = false,
-        Life::Silent => link.close(Closed::lost(ClosedBy::Local, &reason)),
+        Life::Silent => {
+            link.close(Closed::lost(ClosedBy::Local, &reason).at_limit("pong_timeout"));
+        }
     });
     all_judged
+}
+
+fn end_idle(links: &Links, now: Instant, timeout: Duration) {
+    let reason = format!("no message for {timeout:?}");
+    links.for_each(|link| {
+        if link.idle_for(now) >= timeout {
+            let closed = Closed::new(ClosedBy::Local, CloseCode::GOING_AWAY, &reason);
+            link.close(closed.at_limit("idle_timeout"));
+        }
+    });
 }

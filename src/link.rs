@@ -3,11 +3,12 @@
 use crate::{
     budget::Account,
     close::{CloseCode, Closed, ClosedBy},
-    config::Config,
+    config::{Config, HEARTBEAT},
     latch::Latch,
     queue::Queue,
+    reactor,
     socket::Socket,
-    stats::StatsHandle,
+    stats::{Count, StatsHandle},
 };
 use bytes::Bytes;
 use event_listener::Event;
@@ -15,6 +16,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},
     rc::{Rc, Weak},
+    time::{Duration, Instant},
 };
 
 /// The middle of a connection: the two queues, the close cell, and what goes past the queues.
@@ -31,6 +33,13 @@ pub(crate) struct Link {
     pub(crate) control: Control,
     pub(crate) received: Count,
     pub(crate) sent: Count,
+    /// Those of the sent messages that nobody asked for.
+    heartbeats: Cell<u64>,
+    /// Messages that were queued and not sent.
+    dropped: Cell<u64>,
+    /// How many messages had passed, and since when it is so many.
+    idle: Cell<(u64, Instant)>,
+    stats: StatsHandle,
     /// The handler took a message and has not come back for the next one: it may be about to answer.
     pub(crate) answering: Cell<bool>,
     /// The reader waits for the handler, so that nothing can be heard from the peer.
@@ -42,28 +51,15 @@ pub(crate) struct Link {
     socket: Weak<Socket>,
 }
 
-/// Messages that passed, and the bytes of their payloads.
-#[derive(Debug, Default)]
-pub(crate) struct Count {
-    pub(crate) messages: Cell<u64>,
-    pub(crate) bytes: Cell<u64>,
-}
-
-impl Count {
-    fn totals(&self) -> (u64, u64) {
-        (self.messages.get(), self.bytes.get())
-    }
-
-    pub(crate) fn add(&self, message_bytes: usize) {
-        self.messages.set(self.messages.get() + 1);
-        self.bytes.set(self.bytes.get() + message_bytes as u64);
-    }
-}
-
 impl Link {
-    pub(crate) fn new(id: u64, socket: &Rc<Socket>, account: Rc<Account>, config: &Config) -> Self {
+    pub(crate) fn new(
+        links: &Links,
+        socket: &Rc<Socket>,
+        account: Rc<Account>,
+        config: &Config,
+    ) -> Self {
         Self {
-            id,
+            id: links.next_id(),
             inbound: Queue::bounded(config.inbound_capacity, account.clone()),
             outbound: Queue::bounded(config.outbound_capacity, account.clone()),
             account,
@@ -72,6 +68,10 @@ impl Link {
             control: Control::default(),
             received: Count::default(),
             sent: Count::default(),
+            heartbeats: Cell::default(),
+            dropped: Cell::default(),
+            idle: Cell::new((0, reactor::now())),
+            stats: links.stats.clone(),
             answering: Cell::new(false),
             reader_waits: Cell::new(false),
             pinged: Cell::new(false),
@@ -94,6 +94,33 @@ impl Link {
         self.inbound.close();
         if self.inbound.is_empty() && !self.answering.get() {
             self.outbound.close();
+        }
+    }
+
+    pub(crate) fn count_received(&self, message_bytes: usize) {
+        self.received.add(message_bytes);
+        self.stats.count_received(message_bytes);
+    }
+
+    pub(crate) fn count_sent(&self, message_bytes: usize) {
+        self.sent.add(message_bytes);
+        self.stats.count_sent(message_bytes);
+    }
+
+    pub(crate) fn count_heartbeat(&self) {
+        self.heartbeats.set(self.heartbeats.get() + 1);
+        self.count_sent(HEARTBEAT.len());
+    }
+
+    /// How long no message has passed in either direction, as far as it was looked at: not before the last call.
+    pub(crate) fn idle_for(&self, now: Instant) -> Duration {
+        let passed = self.received.totals().0 + self.sent.totals().0 - self.heartbeats.get();
+        let (before, since) = self.idle.get();
+        if passed == before {
+            now.saturating_duration_since(since)
+        } else {
+            self.idle.set((passed, now));
+            Duration::ZERO
         }
     }
 
@@ -135,16 +162,21 @@ impl Link {
     /// Waits until this connection is the one to go for want of memory, and ends it.
     pub(crate) async fn shed(&self) {
         self.account.shed().await;
-        self.close(Closed::new(
-            ClosedBy::Local,
-            CloseCode::TRY_AGAIN_LATER,
-            "the server is short of memory",
-        ));
+        self.close(
+            Closed::new(
+                ClosedBy::Local,
+                CloseCode::TRY_AGAIN_LATER,
+                "the server is short of memory",
+            )
+            .at_limit("memory_budget_bytes"),
+        );
     }
 
     /// Throws away what is queued: nobody will take it.
     pub(crate) fn clear(&self) {
-        while self.outbound.try_pop().is_some() {}
+        while self.outbound.try_pop().is_some() {
+            self.dropped.set(self.dropped.get() + 1);
+        }
         if self.account.is_shed() {
             while self.inbound.try_pop().is_some() {}
         }
@@ -241,7 +273,7 @@ impl Links {
         }
     }
 
-    pub(crate) fn next_id(&self) -> u64 {
+    fn next_id(&self) -> u64 {
         self.last_id.set(self.last_id.get() + 1);
         self.last_id.get()
     }
@@ -293,9 +325,8 @@ impl Open {
         let link = &self.link;
         let was_open = self.links.open.borrow_mut().remove(&link.id).is_some();
         if let Some(closed) = link.closing.get().filter(|_| was_open) {
-            self.links
-                .stats
-                .count_closed(closed, link.received.totals(), link.sent.totals());
+            let dropped = link.dropped.get() + link.outbound.len() as u64;
+            self.links.stats.count_closed(closed, dropped);
         }
         link
     }

@@ -95,6 +95,10 @@ impl Queue {
         self.receiver.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.receiver.len()
+    }
+
     fn taken(&self, message: Option<Message>) -> Option<Message> {
         if let Some(message) = &message {
             self.account.give_back(allocated(message));

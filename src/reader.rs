@@ -1,28 +1,47 @@
 //! The read future: from the socket into the inbound queue.
 
 use crate::{
-    close::{Closed, ClosedBy},
+    close::{CloseCode, Closed, ClosedBy},
+    config::Config,
     link::Link,
     queue::Rejected,
+    reactor,
     wire::{Fault, FrameReader, Incoming},
 };
-use std::ops::ControlFlow;
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 /// The stream ended or failed: nothing can be sent any more.
 #[derive(Debug)]
 pub(crate) struct Lost;
 
 /// Reads until the peer's Close, or until it breaks a rule, or is lost.
-pub(crate) async fn run(link: &Link, frames: &mut FrameReader) -> Result<(), Lost> {
+pub(crate) async fn run(
+    link: &Link,
+    frames: &mut FrameReader,
+    config: &Config,
+) -> Result<(), Lost> {
+    let mut control_frames = Rate::at_most(config.max_control_frames_per_second);
     loop {
         match frames.next().await {
+            Ok(Incoming::Ping(_) | Incoming::Pong) if !control_frames.allows_one_more() => {
+                let closed = Closed::new(
+                    ClosedBy::Local,
+                    CloseCode::POLICY_VIOLATION,
+                    "too many pings and pongs in a second",
+                );
+                link.close_input(closed.at_limit("max_control_frames_per_second"));
+                return Ok(());
+            }
             Ok(incoming) => {
                 if take(link, incoming).await.is_break() {
                     return Ok(());
                 }
             }
-            Err(Fault::Violation(code, reason)) => {
-                link.close_input(Closed::new(ClosedBy::Local, code, &reason));
+            Err(Fault::Violation(closed)) => {
+                link.close_input(closed);
                 return Ok(());
             }
             Err(Fault::Lost(reason)) => {
@@ -50,7 +69,7 @@ async fn take(link: &Link, incoming: Incoming) -> ControlFlow<()> {
                 result => result.is_ok(),
             };
             if pushed {
-                link.received.add(message_bytes);
+                link.count_received(message_bytes);
             }
         }
         Incoming::Ping(payload) => link.control.pong(payload).await,
@@ -61,4 +80,30 @@ async fn take(link: &Link, incoming: Incoming) -> ControlFlow<()> {
         }
     }
     ControlFlow::Continue(())
+}
+
+/// How many there were in the second that began with the first of them.
+struct Rate {
+    max: usize,
+    count: usize,
+    since: Instant,
+}
+
+impl Rate {
+    fn at_most(max: usize) -> Self {
+        Self {
+            max,
+            count: 0,
+            since: reactor::now(),
+        }
+    }
+
+    fn allows_one_more(&mut self) -> bool {
+        let now = reactor::now();
+        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
+            (self.count, self.since) = (0, now);
+        }
+        self.count += 1;
+        self.count <= self.max
+    }
 }

@@ -120,7 +120,10 @@ impl From<&Refusal> for Response {
                 .header("Connection", "Upgrade, close")
                 .header("Sec-WebSocket-Version", "13"),
             Refusal::MethodNotAllowed(allowed) => response.header("Allow", allowed),
-            Refusal::TooManyFromAddress | Refusal::Full | Refusal::ShuttingDown => {
+            Refusal::TooManyFromAddress
+            | Refusal::Full
+            | Refusal::OutOfMemory
+            | Refusal::ShuttingDown => {
                 response.header("Retry-After", &RETRY_AFTER.as_secs().to_string())
             }
             _ => response,

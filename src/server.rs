@@ -28,6 +28,7 @@ use std::{
     collections::HashMap,
     error, fmt, io,
     net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs},
+    pin::pin,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -173,12 +174,13 @@ impl Server {
             drop(listener);
             house.drain().await;
         };
-        executor
-            .run(future::or(
-                serving,
-                heartbeat::run(&house.links, &house.config),
-            ))
-            .await;
+        let beating = heartbeat::run(&house.links, &house.config);
+        let mut running = pin!(executor.run(future::or(serving, beating)));
+        future::poll_fn(|cx| {
+            house.stats.count_wakeup();
+            running.as_mut().poll(cx)
+        })
+        .await;
         Ok(())
     }
 }
@@ -245,7 +247,7 @@ impl House {
     }
 
     fn count_refusal(&self, peer: Option<SocketAddr>, refusal: &Refusal) {
-        self.stats.count_refused(refusal.status());
+        self.stats.count_refused(refusal);
         // It may quote what the client said.
         let words = refusal.to_string();
         log::info!(
@@ -309,7 +311,7 @@ impl Seat {
         let account = house
             .budget
             .open(CONNECTION_BYTES + queued)
-            .ok_or(Refusal::Full)?;
+            .ok_or(Refusal::OutOfMemory)?;
         if let Some(network) = network {
             *seats.by_network.borrow_mut().entry(network).or_default() += 1;
         }
@@ -379,7 +381,7 @@ async fn accept(house: &Rc<House>, listener: &Listener, executor: &LocalExecutor
                         .detach();
                 }
                 Err(refusal) => {
-                    house.stats.count_refused(refusal.status());
+                    house.stats.count_refused(&refusal);
                     log::debug!("{} dropped: {refusal}", Peer(peer));
                 }
             },
@@ -417,7 +419,7 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
     );
     let head = future::or(head, async {
         seat.account.shed().await;
-        Err(Unread::Refused(Refusal::Full))
+        Err(Unread::Refused(Refusal::OutOfMemory))
     });
     let (mut request, already_read) = match head.await {
         Ok(read) => read,
@@ -442,7 +444,7 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
             }
             let socket = Rc::new(socket);
             let link = Rc::new(Link::new(
-                house.links.next_id(),
+                &house.links,
                 &socket,
                 seat.account.clone(),
                 config,

@@ -3,6 +3,7 @@
 use crate::{
     budget::Budget,
     close::{Closed, ClosedBy},
+    error::Refusal,
 };
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -22,20 +23,26 @@ pub struct Stats {
     pub closed: BTreeMap<(ClosedBy, u16), u64>,
     /// Requests that were refused, by the status of the answer. Those dropped without one count, too.
     pub refused: BTreeMap<u16, u64>,
-    /// Messages that clients sent, of the connections that ended.
+    /// How often a limit of [`Config`](crate::Config) was reached, by its field: refusals, and connections that it ended.
+    pub limits: BTreeMap<&'static str, u64>,
+    /// Messages that clients sent.
     pub messages_received: u64,
     /// Their payloads, in bytes.
     pub bytes_received: u64,
-    /// Messages that were sent to clients, of the connections that ended.
+    /// Messages that were sent to clients.
     pub messages_sent: u64,
     /// Their payloads, in bytes.
     pub bytes_sent: u64,
+    /// Messages that were queued for a client and not sent, because its connection broke before.
+    pub messages_dropped: u64,
     /// Connections that were shed for want of memory.
     pub shed: u64,
     /// What is charged to [`memory_budget_bytes`](field@crate::Config::memory_budget_bytes) now.
     pub memory_used_bytes: usize,
     /// The most that ever was.
     pub memory_peak_bytes: usize,
+    /// How often the server's thread was woken: not at all while nothing happens.
+    pub wakeups: u64,
 }
 
 /// Takes snapshots of a server's [`Stats`]: see [`Server::stats_handle`](crate::Server::stats_handle).
@@ -45,9 +52,12 @@ pub struct StatsHandle(Rc<Counters>);
 impl StatsHandle {
     /// The counters as they stand.
     pub fn snapshot(&self) -> Stats {
-        let mut stats = self.0.stats.borrow().clone();
-        stats.open = self.0.open.get();
-        if let Some(budget) = self.0.budget.get() {
+        let counters = &*self.0;
+        let mut stats = counters.stats.borrow().clone();
+        (stats.messages_received, stats.bytes_received) = counters.received.totals();
+        (stats.messages_sent, stats.bytes_sent) = counters.sent.totals();
+        stats.wakeups = counters.wakeups.get();
+        if let Some(budget) = counters.budget.get() {
             stats.shed = budget.shed();
             stats.memory_used_bytes = budget.used();
             stats.memory_peak_bytes = budget.peak();
@@ -60,32 +70,73 @@ impl StatsHandle {
         let _ = self.0.budget.set(budget);
     }
 
-    pub(crate) fn count_opened(&self) {
-        self.0.open.set(self.0.open.get() + 1);
-        self.0.stats.borrow_mut().opened += 1;
+    pub(crate) fn count_wakeup(&self) {
+        self.0.wakeups.set(self.0.wakeups.get() + 1);
     }
 
-    pub(crate) fn count_closed(&self, closed: &Closed, received: (u64, u64), sent: (u64, u64)) {
-        self.0.open.set(self.0.open.get() - 1);
+    pub(crate) fn count_opened(&self) {
         let mut stats = self.0.stats.borrow_mut();
+        stats.open += 1;
+        stats.opened += 1;
+    }
+
+    pub(crate) fn count_received(&self, message_bytes: usize) {
+        self.0.received.add(message_bytes);
+    }
+
+    pub(crate) fn count_sent(&self, message_bytes: usize) {
+        self.0.sent.add(message_bytes);
+    }
+
+    pub(crate) fn count_closed(&self, closed: &Closed, messages_dropped: u64) {
+        let mut stats = self.0.stats.borrow_mut();
+        stats.open -= 1;
+        stats.messages_dropped += messages_dropped;
         *stats
             .closed
             .entry((closed.by(), closed.code().into()))
             .or_default() += 1;
-        stats.messages_received += received.0;
-        stats.bytes_received += received.1;
-        stats.messages_sent += sent.0;
-        stats.bytes_sent += sent.1;
+        stats.count_limit(closed.limit());
     }
 
-    pub(crate) fn count_refused(&self, status: u16) {
-        *self.0.stats.borrow_mut().refused.entry(status).or_default() += 1;
+    pub(crate) fn count_refused(&self, refusal: &Refusal) {
+        let mut stats = self.0.stats.borrow_mut();
+        *stats.refused.entry(refusal.status()).or_default() += 1;
+        stats.count_limit(refusal.limit());
+    }
+}
+
+impl Stats {
+    fn count_limit(&mut self, field: Option<&'static str>) {
+        if let Some(field) = field {
+            *self.limits.entry(field).or_default() += 1;
+        }
+    }
+}
+
+/// Messages that passed, and the bytes of their payloads.
+#[derive(Debug, Default)]
+pub(crate) struct Count {
+    messages: Cell<u64>,
+    bytes: Cell<u64>,
+}
+
+impl Count {
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (self.messages.get(), self.bytes.get())
+    }
+
+    pub(crate) fn add(&self, message_bytes: usize) {
+        self.messages.set(self.messages.get() + 1);
+        self.bytes.set(self.bytes.get() + message_bytes as u64);
     }
 }
 
 #[derive(Debug, Default)]
 struct Counters {
-    open: Cell<u64>,
     stats: RefCell<Stats>,
+    received: Count,
+    sent: Count,
+    wakeups: Cell<u64>,
     budget: OnceCell<Rc<Budget>>,
 }

@@ -8,7 +8,7 @@
 use crate::{
     budget::{Account, Charge},
     close::{CloseCode, Closed, ClosedBy},
-    framing::{FINAL, FrameLimits, Pieces, Violation, write_header},
+    framing::{FINAL, FrameLimits, Pieces, write_header},
     message::Message,
     reactor,
     socket::Socket,
@@ -17,7 +17,7 @@ use async_tungstenite::{
     WebSocketStream,
     tungstenite::{
         self,
-        error::{CapacityError, Error, ProtocolError},
+        error::{Error, ProtocolError},
         protocol::{Role, WebSocketConfig, frame::coding},
     },
 };
@@ -44,8 +44,8 @@ pub(crate) enum Incoming {
 /// Why nothing more can be read.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// The peer broke a rule, and is told with this code.
-    Violation(CloseCode, String),
+    /// The peer broke a rule, and is told so.
+    Violation(Closed),
     /// The stream ended or failed without a Close.
     Lost(String),
 }
@@ -98,10 +98,7 @@ impl FrameReader {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
                     let violation = self.frames.get_mut().violation.take();
-                    return Err(violation.map_or_else(
-                        || Fault::from(error),
-                        |(code, reason)| Fault::Violation(code, reason),
-                    ));
+                    return Err(violation.map_or_else(|| Fault::from(error), Fault::Violation));
                 }
                 None => return Err(Fault::Lost("the stream ended".into())),
             };
@@ -119,9 +116,9 @@ impl FrameReader {
                     if frame.code == coding::CloseCode::Protocol
                         && frame.reason == "Protocol violation" =>
                 {
-                    return Err(Fault::Violation(
+                    return Err(Fault::violation(
                         CloseCode::PROTOCOL_ERROR,
-                        "a close code that must not be sent".into(),
+                        "a close code that must not be sent",
                     ));
                 }
                 tungstenite::Message::Close(Some(frame)) => Incoming::Close {
@@ -137,20 +134,22 @@ impl FrameReader {
     }
 }
 
+impl Fault {
+    fn violation(code: CloseCode, reason: &str) -> Self {
+        Self::Violation(Closed::new(ClosedBy::Local, code, reason))
+    }
+}
+
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         match error {
-            Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => Self::Violation(
-                CloseCode::MESSAGE_TOO_BIG,
-                format!("a message of at least {size} bytes, at most {max_size} are taken"),
-            ),
-            Error::Utf8(_) => {
-                Self::Violation(CloseCode::INVALID_PAYLOAD, "text that is not UTF-8".into())
-            }
+            Error::Utf8(_) => Self::violation(CloseCode::INVALID_PAYLOAD, "text that is not UTF-8"),
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
                 Self::Lost("the stream ended without a Close".into())
             }
-            Error::Protocol(error) => Self::Violation(CloseCode::PROTOCOL_ERROR, error.to_string()),
+            Error::Protocol(error) => {
+                Self::violation(CloseCode::PROTOCOL_ERROR, &error.to_string())
+            }
             error => Self::Lost(error.to_string()),
         }
     }
@@ -168,7 +167,7 @@ struct Source {
     ready: Vec<u8>,
     taken: usize,
     /// A rule was broken after what is ready.
-    violation: Option<Violation>,
+    violation: Option<Closed>,
     account: Rc<Account>,
     /// For what is ready, and for what tungstenite has of it.
     charge: Charge,

@@ -73,12 +73,13 @@ fn push_control(link: &Link, frames: &mut FrameWriter) {
         frames.push_ping();
     }
     if due.heartbeat && !link.closing.is_set() {
-        push_message(link, frames, &Message::from(HEARTBEAT));
+        link.count_heartbeat();
+        frames.push_message(&Message::from(HEARTBEAT));
     }
 }
 
 fn push_message(link: &Link, frames: &mut FrameWriter, message: &Message) {
-    link.sent.add(message.len());
+    link.count_sent(message.len());
     frames.push_message(message);
 }
 
@@ -113,7 +114,8 @@ async fn flush(
             None => Closed::lost(
                 ClosedBy::Local,
                 &format!("the peer took nothing for {:?}", config.write_timeout),
-            ),
+            )
+            .at_limit("write_timeout"),
         };
         link.close(closed);
         return Err(Lost);

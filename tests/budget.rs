@@ -5,11 +5,9 @@ mod support;
 use futures_lite::future;
 use std::{cell::RefCell, rc::Rc, time::Duration};
 use support::{
-    BINARY, CLOSE, CONTINUATION, Raw, TEXT, close_payload, echo, fragment, frame, handshake,
+    BINARY, CLOSE, CONTINUATION, Raw, TEXT, close_payload, echo, fragment, frame, handshake, until,
 };
-use whit::{
-    CloseCode, Closed, ClosedBy, Config, Connection, Message, Server, StatsHandle, testing,
-};
+use whit::{CloseCode, Closed, ClosedBy, Config, Connection, Message, Server, testing};
 
 const MIB: usize = 1024 * 1024;
 
@@ -17,13 +15,6 @@ fn small() -> Config {
     Config::new()
         .memory_budget_bytes(MIB)
         .write_timeout(Duration::from_secs(20))
-}
-
-/// Waits until the counters are as they should be.
-async fn until(stats: &StatsHandle, reached: impl Fn(&whit::Stats) -> bool) {
-    while !reached(&stats.snapshot()) {
-        smol::Timer::after(Duration::from_millis(1)).await;
-    }
 }
 
 #[test]

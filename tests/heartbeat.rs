@@ -5,7 +5,7 @@ mod support;
 use async_channel::{Receiver, unbounded};
 use futures_lite::{AsyncReadExt, future};
 use std::{rc::Rc, time::Duration};
-use support::{BINARY, CLOSE, PING, PONG, Raw, TEXT, echo, frame};
+use support::{BINARY, CLOSE, PING, PONG, Raw, TEXT, echo, frame, until};
 use whit::{CloseCode, Closed, ClosedBy, Config, Connection, HEARTBEAT, Message, Server, testing};
 
 const PERIOD: Duration = Duration::from_millis(20);
@@ -220,9 +220,7 @@ fn a_peer_that_stops_receiving_is_dropped() {
     testing::run(server, |server| async move {
         let mut raw = Raw::open_holding(&server, "/ws", 100).await;
         raw.stream.read_exact(&mut [0; 1000]).await.unwrap();
-        while stats.snapshot().open > 0 {
-            smol::Timer::after(Duration::from_millis(1)).await;
-        }
+        until(&stats, |stats| stats.open == 0).await;
         assert_eq!(stats.snapshot().closed[&(ClosedBy::Local, 1006)], 1);
     });
 }

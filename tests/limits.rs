@@ -11,8 +11,10 @@ use std::{
     },
     time::Duration,
 };
-use support::{CLOSE, CONTINUATION, Raw, TEXT, echo, fragment, frame, handshake};
-use whit::{Config, Message, Server, testing};
+use support::{
+    CLOSE, CONTINUATION, PING, PONG, Raw, TEXT, echo, fragment, frame, handshake, until,
+};
+use whit::{CloseCode, Config, Message, Server, testing};
 
 #[test]
 fn a_full_server_says_so_and_has_room_again() {
@@ -62,7 +64,7 @@ fn an_address_has_its_share_and_no_more() {
             // In memory there is no address to count.
             server.connect("/ws").await.unwrap();
 
-            first.close(whit::CloseCode::NORMAL, "").await.unwrap();
+            first.close(CloseCode::NORMAL, "").await.unwrap();
             drop(first);
             while let Err(refused) = server.connect_tcp("/ws").await {
                 assert_eq!(refused.status, 429);
@@ -162,5 +164,58 @@ fn many_connections_live_on_one_thread() {
         for (i, client) in clients.iter_mut().enumerate() {
             assert_eq!(client.read().await.unwrap(), Message::from(i.to_string()));
         }
+    });
+}
+
+#[test]
+fn too_many_control_frames_in_a_second_are_one_too_many() {
+    let config = Config::new().max_control_frames_per_second(5);
+    let server = Server::new().config(config).route("/ws", echo);
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut raw = Raw::open(&server, "/ws").await;
+        raw.send([frame(PING, "a").repeat(3), frame(PONG, "").repeat(2)].concat())
+            .await;
+        for _ in 0..3 {
+            assert_eq!(raw.read_frame().await, (PONG, b"a".to_vec()));
+        }
+        raw.send(frame(TEXT, "before")).await;
+        assert_eq!(raw.read_frame().await, (TEXT, b"before".to_vec()));
+        raw.send(frame(PONG, "")).await;
+        let reason = "too many pings and pongs in a second".to_owned();
+        assert_eq!(raw.read_close().await, (1008, reason));
+        raw.expect_end().await;
+        drop(raw);
+        until(&stats, |stats| stats.open == 0).await;
+        let limits = stats.snapshot().limits;
+        assert_eq!(
+            limits.into_iter().collect::<Vec<_>>(),
+            [("max_control_frames_per_second", 1)]
+        );
+    });
+}
+
+#[test]
+fn a_connection_without_messages_is_closed_and_one_with_some_is_not() {
+    let period = Duration::from_millis(40);
+    let config = Config::new().idle_timeout(period).heartbeat(period / 4);
+    let server = Server::new().config(config).route("/ws", echo);
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut busy = server.connect("/ws").await.unwrap();
+        let mut idle = server.connect("/ws").await.unwrap();
+        let closed = loop {
+            busy.write("x").await.unwrap();
+            busy.read().await.unwrap();
+            // Heartbeats are no messages.
+            if let Err(closed) = idle.read().await {
+                break closed;
+            }
+        };
+        assert_eq!(closed.code(), CloseCode::GOING_AWAY);
+        assert_eq!(closed.reason(), "no message for 40ms");
+        drop(idle);
+        until(&stats, |stats| stats.open == 1).await;
+        assert_eq!(stats.snapshot().limits["idle_timeout"], 1);
     });
 }

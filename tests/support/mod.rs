@@ -10,8 +10,9 @@
 )]
 
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use std::time::Duration;
 use whit::{
-    Closed, Connection,
+    Closed, Connection, Stats, StatsHandle,
     testing::{Pipe, TestServer},
 };
 
@@ -26,6 +27,13 @@ pub const PONG: u8 = 10;
 pub async fn echo(conn: Connection) -> Result<(), Closed> {
     loop {
         conn.write(conn.read().await?).await?;
+    }
+}
+
+/// Waits until the counters are as they should be.
+pub async fn until(stats: &StatsHandle, reached: impl Fn(&Stats) -> bool) {
+    while !reached(&stats.snapshot()) {
+        smol::Timer::after(Duration::from_millis(1)).await;
     }
 }
 
