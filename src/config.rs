@@ -173,14 +173,6 @@ impl Config {
         self
     }
 
-    /// How long a peer's system may acknowledge nothing: as long as its program may be silent or take nothing.
-    pub(crate) fn tcp_patience(&self) -> Duration {
-        let noticed = self
-            .ping_interval
-            .map(|interval| interval + self.pong_timeout);
-        self.write_timeout.max(noticed.unwrap_or_default())
-    }
-
     /// Checks all fields, as a server does when it starts.
     ///
     /// # Errors

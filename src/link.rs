@@ -45,8 +45,8 @@ pub(crate) struct Link {
     /// The reader waits for the handler, so that nothing can be heard from the peer.
     pub(crate) reader_waits: Cell<bool>,
     pinged: Cell<bool>,
-    /// What had arrived when the peer was last looked at, if more was on its way.
-    arrived: Cell<Option<u64>>,
+    /// What was on its way to the peer, and what had arrived, when it was last looked at.
+    seen: Cell<(u64, u64)>,
     /// Not kept: a handle of the connection may be kept for ever.
     socket: Weak<Socket>,
 }
@@ -75,7 +75,7 @@ impl Link {
             answering: Cell::new(false),
             reader_waits: Cell::new(false),
             pinged: Cell::new(false),
-            arrived: Cell::new(None),
+            seen: Cell::default(),
             socket: Rc::downgrade(socket),
         }
     }
@@ -140,12 +140,16 @@ impl Link {
         let Some(socket) = self.socket.upgrade().filter(|_| self.pinged.take()) else {
             return Life::Answered;
         };
-        if socket.take_heard() || self.reader_waits.get() || self.account.is_waiting() {
+        if socket.take_heard() {
             return Life::Answered;
         }
-        let before = self.arrived.get();
-        let now = self.look(&socket);
-        if before.is_some_and(|before| now > before) {
+        // No pong is read then: what the peer's system acknowledges, the Ping included, is all there is to know.
+        let deaf = self.reader_waits.get() || self.account.is_waiting();
+        let (was_underway, had_arrived) = self.seen.get();
+        let (underway, arrived) = self.look(&socket);
+        if deaf && underway == 0 {
+            Life::Answered
+        } else if (deaf || was_underway > 0) && arrived > had_arrived {
             self.pinged.set(true);
             Life::Receiving
         } else {
@@ -153,10 +157,10 @@ impl Link {
         }
     }
 
-    fn look(&self, socket: &Socket) -> u64 {
-        let (underway, arrived) = socket.sending();
-        self.arrived.set((underway > 0).then_some(arrived));
-        arrived
+    fn look(&self, socket: &Socket) -> (u64, u64) {
+        let seen = socket.sending();
+        self.seen.set(seen);
+        seen
     }
 
     /// Waits until this connection is the one to go for want of memory, and ends it.
@@ -193,9 +197,9 @@ impl Link {
 /// See [`Link::life`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Life {
-    /// Something was heard, or could not be.
+    /// Something was heard, or all that was sent has arrived where nothing could be.
     Answered,
-    /// What was on its way to it before the Ping is still arriving.
+    /// What was on its way to it is still arriving.
     Receiving,
     Silent,
 }

@@ -22,6 +22,9 @@ Options:
                                    system choose. Repeatable [default: 127.0.0.1:7777]
       --path PATH                  The path of the WebSocket [default: /ws]
       --heartbeat TIME             Send the text 'heartbeat' to every client this often, or 'off' [default: 1s]
+      --ping-interval TIME         Ping every client this often, or 'off' [default: 30s]
+      --pong-timeout TIME          End a connection that is silent for so long after a ping; at most the
+                                   interval [default: 10s]
       --allow-origin ORIGIN        Let web pages of this origin connect too, such as https://example.com, or of
                                    'any'. Pages of this server's own host may always. Repeatable
       --max-connections N          Answer further clients with 503 [default: 1024]
@@ -175,6 +178,13 @@ impl Options {
                 Long("heartbeat") => {
                     config.heartbeat = value(&mut args, "--heartbeat", |text| or_off(text, time))?
                 }
+                Long("ping-interval") => {
+                    config.ping_interval =
+                        value(&mut args, "--ping-interval", |text| or_off(text, time))?;
+                }
+                Long("pong-timeout") => {
+                    config.pong_timeout = value(&mut args, "--pong-timeout", time)?;
+                }
                 Long("allow-origin") => {
                     let origin = args.value()?.string()?;
                     options.config = match origin.as_str() {
@@ -247,6 +257,8 @@ fn as_usage_error(error: &whit::Error) -> Option<String> {
         whit::Error::Config { field, value, rule } => {
             let flag = match *field {
                 "heartbeat" => "--heartbeat",
+                "ping_interval" => "--ping-interval",
+                "pong_timeout" => "--pong-timeout",
                 "origins" => "--allow-origin",
                 "max_connections" => "--max-connections",
                 "max_connections_per_ip" => "--max-connections-per-ip",

@@ -163,7 +163,7 @@ impl Server {
     pub async fn serve(self, listener: Listener) -> Result<()> {
         self.check()?;
         let shutdown = self.shutdown.0.clone();
-        listener.tune(self.config.tcp_patience());
+        listener.tune();
         let house = Rc::new(House::new(self));
         let executor = LocalExecutor::new();
         let serving = async {
@@ -362,7 +362,7 @@ async fn accept(house: &Rc<House>, listener: &Listener, executor: &LocalExecutor
     let turned_away = Rc::new(Cell::new(0));
     let mut failing = false;
     loop {
-        let accepted = listener.accept().await;
+        let accepted = listener.accept(house.config.write_timeout).await;
         if failing && accepted.is_ok() {
             failing = false;
             log::info!("accepting connections again");

@@ -27,6 +27,8 @@ pub(crate) struct Socket {
     stream: Stream,
     heard: Cell<bool>,
     written: Cell<u64>,
+    /// For what is still to be sent when this is dropped.
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -37,21 +39,22 @@ enum Stream {
 }
 
 impl Socket {
-    fn new(stream: Stream) -> Self {
+    fn new(stream: Stream, patience: Duration) -> Self {
         Self {
             stream,
+            patience,
             heard: Cell::default(),
             written: Cell::default(),
         }
     }
 
-    pub(crate) fn tcp(stream: TcpStream) -> io::Result<Self> {
-        Io::<TcpStream>::new(stream).map(|io| Self::new(Stream::Tcp(io)))
+    pub(crate) fn tcp(stream: TcpStream, patience: Duration) -> io::Result<Self> {
+        Io::<TcpStream>::new(stream).map(|io| Self::new(Stream::Tcp(io), patience))
     }
 
     #[cfg(feature = "testing")]
     pub(crate) fn pipe(pipe: Pipe) -> Self {
-        Self::new(Stream::Pipe(pipe))
+        Self::new(Stream::Pipe(pipe), Duration::ZERO)
     }
 
     pub(crate) fn poll_read(
@@ -131,6 +134,16 @@ impl Socket {
     }
 }
 
+impl Drop for Socket {
+    fn drop(&mut self) {
+        match &self.stream {
+            Stream::Tcp(io) => tcp::limit_rest(io.get_ref(), self.patience),
+            #[cfg(feature = "testing")]
+            Stream::Pipe(_) => {}
+        }
+    }
+}
+
 /// The addresses that a [`Server`](crate::Server) listens on. The default one has none: others can
 /// [`join`](Self::join) it.
 ///
@@ -197,11 +210,10 @@ impl Listener {
             .collect()
     }
 
-    /// Has connections end whose peer's system acknowledges nothing for as long as `patience`.
-    pub(crate) fn tune(&self, patience: Duration) {
+    pub(crate) fn tune(&self) {
         for source in &self.sources {
             match source {
-                Source::Tcp(io) => tcp::tune(io.get_ref(), patience),
+                Source::Tcp(io) => tcp::tune(io.get_ref()),
                 #[cfg(feature = "testing")]
                 Source::Pipes(_) => {}
             }
@@ -220,12 +232,16 @@ impl Listener {
             .push(Source::Pipes(RefCell::new(Box::pin(pipes))));
     }
 
-    pub(crate) async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+    /// Waits for the next connection. What is still to be sent when it is dropped has `patience`.
+    pub(crate) async fn accept(
+        &self,
+        patience: Duration,
+    ) -> io::Result<(Socket, Option<SocketAddr>)> {
         poll_fn(|cx| {
             let count = self.sources.len();
             for i in 0..count {
                 let turn = (self.next.get() + i) % count;
-                if let Poll::Ready(result) = self.sources[turn].poll_accept(cx) {
+                if let Poll::Ready(result) = self.sources[turn].poll_accept(cx, patience) {
                     self.next.set((turn + 1) % count);
                     return Poll::Ready(result);
                 }
@@ -237,11 +253,15 @@ impl Listener {
 }
 
 impl Source {
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Option<SocketAddr>)>> {
+    fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+        patience: Duration,
+    ) -> Poll<io::Result<(Socket, Option<SocketAddr>)>> {
         match self {
             Self::Tcp(io) => io.poll_accept(cx).map(|accepted| {
                 let (stream, peer) = accepted?;
-                Ok((Socket::tcp(stream)?, Some(peer)))
+                Ok((Socket::tcp(stream, patience)?, Some(peer)))
             }),
             #[cfg(feature = "testing")]
             Self::Pipes(pipes) => match pipes.borrow_mut().as_mut().poll_next(cx) {

@@ -9,19 +9,27 @@ use std::{
 
 /// Settings that each accepted connection inherits. They only tune, so it is no harm if the system knows none of them.
 #[cfg(target_os = "linux")]
-pub(crate) fn tune(listener: &TcpListener, patience: Duration) {
-    use rustix::net::sockopt;
-
+pub(crate) fn tune(listener: &TcpListener) {
     // Messages are batched by the writer: what it hands over shall leave at once.
-    let _ = sockopt::set_tcp_nodelay(listener, true);
-    // What was sent and is not acknowledged for so long never will be: without this the kernel tries again for some
-    // twenty minutes where no pings are sent, and keeps what a closed connection had still to send for two.
-    let millis = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
-    let _ = sockopt::set_tcp_user_timeout(listener, millis);
+    let _ = rustix::net::sockopt::set_tcp_nodelay(listener, true);
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn tune(_: &TcpListener, _: Duration) {}
+pub(crate) fn tune(_: &TcpListener) {}
+
+/// Has the kernel give up after `patience` what a stream, soon to be dropped, has still to send and its peer does not
+/// take: by itself it would try for some two minutes.
+///
+/// Not before: it counts from when the peer's window was first too small for what is next, whatever arrived since, and
+/// so ends an open connection whose peer is only slow to read.
+#[cfg(target_os = "linux")]
+pub(crate) fn limit_rest(stream: &TcpStream, patience: Duration) {
+    let millis = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, millis);
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn limit_rest(_: &TcpStream, _: Duration) {}
 
 /// How many bytes the kernel holds that the peer's has not acknowledged, where that can be told.
 #[cfg(target_os = "linux")]
@@ -47,12 +55,13 @@ pub(crate) fn unacknowledged(_: &TcpStream) -> Option<usize> {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+    use crate::socket::Socket;
     use rustix::net::sockopt;
     use std::io::{Read, Write};
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        tune(&listener, Duration::from_secs(40));
+        tune(&listener);
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (client, listener.accept().unwrap().0)
     }
@@ -61,7 +70,16 @@ mod tests {
     fn a_connection_inherits_the_settings() {
         let (_client, server) = pair();
         assert!(server.nodelay().unwrap());
-        assert_eq!(sockopt::tcp_user_timeout(&server).unwrap(), 40_000);
+    }
+
+    #[test]
+    fn only_a_dropped_connection_has_a_limit_to_what_is_left() {
+        let (_client, server) = pair();
+        let same = server.try_clone().unwrap();
+        let socket = Socket::tcp(server, Duration::from_secs(7)).unwrap();
+        assert_eq!(sockopt::tcp_user_timeout(&same).unwrap(), 0);
+        drop(socket);
+        assert_eq!(sockopt::tcp_user_timeout(&same).unwrap(), 7000);
     }
 
     #[test]

@@ -152,6 +152,26 @@ fn a_mistake_is_one_line_that_names_it() {
         ),
         (&["--heartbeat", "0"], "whit: --heartbeat 0ns: "),
         (
+            &["--ping-interval", "often"],
+            "whit: --ping-interval often: not a time",
+        ),
+        (
+            &["--ping-interval", "1ms"],
+            "whit: --ping-interval 1ms: a period is at least 10 ms",
+        ),
+        (
+            &["--pong-timeout", "off"],
+            "whit: --pong-timeout off: not a time",
+        ),
+        (
+            &["--pong-timeout", "0"],
+            "whit: --pong-timeout 0ns: a time is longer than zero",
+        ),
+        (
+            &["--ping-interval", "5s"],
+            "whit: --pong-timeout 10s: it is not longer than ping_interval",
+        ),
+        (
             &["--max-message", "1.5MiB"],
             "whit: --max-message 1.5MiB: not a size",
         ),
@@ -209,6 +229,26 @@ fn it_serves_a_page_that_knows_the_path() {
     assert!(page.contains("/a&amp;b") && !page.contains("{{"), "{page}");
     assert!(running.get("/a&b").starts_with("HTTP/1.1 426 "));
     assert!(running.get("/ws").starts_with("HTTP/1.1 404 "));
+}
+
+#[test]
+fn it_pings_as_it_is_told() {
+    let args = ["--heartbeat", "off", "--pong-timeout", "100ms"];
+    let running = Running::start(&[&args[..], &["--ping-interval", "300ms"]].concat());
+    let mut silent = running.connect();
+    let mut ping = [0; 2];
+    silent.read_exact(&mut ping).unwrap();
+    assert_eq!(ping, [0x89, 0]);
+    assert_eq!(read_close(&mut silent), 1008);
+    running.signal("TERM");
+    let (log, _) = running.end();
+    assert!(log.contains("1006, \"no pong within 100ms\""), "{log}");
+
+    // Without pings none of the two times is of any account.
+    let running = Running::start(&[&args[..], &["--ping-interval", "off"]].concat());
+    let mut silent = running.connect();
+    running.signal("TERM");
+    assert_eq!(read_close(&mut silent), 1001);
 }
 
 #[test]

@@ -3,9 +3,9 @@
 mod support;
 
 use async_channel::{Receiver, unbounded};
-use futures_lite::{AsyncReadExt, future};
+use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 use std::{rc::Rc, time::Duration};
-use support::{BINARY, CLOSE, PING, PONG, Raw, TEXT, echo, frame, until};
+use support::{BINARY, CLOSE, PING, PONG, Raw, TEXT, echo, frame};
 use whit::{CloseCode, Closed, ClosedBy, Config, Connection, HEARTBEAT, Message, Server, testing};
 
 const PERIOD: Duration = Duration::from_millis(20);
@@ -208,20 +208,46 @@ fn a_peer_that_is_busy_receiving_is_not_dead() {
     );
 }
 
+/// A server that sends more than its client takes, or, at another path, echoes; and the reasons of the ends.
+fn sending(config: Config) -> (Server, Receiver<String>) {
+    let (seen, reasons) = unbounded();
+    let server = Server::new()
+        .config(config)
+        .route("/*", move |conn: Connection| {
+            let seen = seen.clone();
+            async move {
+                if conn.request().path() == "/echo" {
+                    let _ = echo(conn.clone()).await;
+                } else {
+                    conn.write(vec![7; 4000]).await?;
+                }
+                seen.try_send(conn.closed().await.reason().to_owned())
+                    .unwrap();
+                Ok::<_, Closed>(())
+            }
+        });
+    (server, reasons)
+}
+
 #[test]
 fn a_peer_that_stops_receiving_is_dropped() {
-    async fn send(conn: Connection) -> Result<(), Closed> {
-        conn.write(vec![7; 4000]).await?;
-        assert_eq!(conn.closed().await.reason(), "no pong within 20ms");
-        Ok(())
-    }
-    let server = Server::new().config(pinging()).route("/ws", send);
-    let stats = server.stats_handle();
+    let (server, reasons) = sending(pinging());
     testing::run(server, |server| async move {
         let mut raw = Raw::open_holding(&server, "/ws", 100).await;
         raw.stream.read_exact(&mut [0; 1000]).await.unwrap();
-        until(&stats, |stats| stats.open == 0).await;
-        assert_eq!(stats.snapshot().closed[&(ClosedBy::Local, 1006)], 1);
+        assert_eq!(reasons.recv().await.unwrap(), "no pong within 20ms");
+    });
+}
+
+#[test]
+fn a_peer_that_stops_receiving_is_dropped_though_nothing_is_read_from_it() {
+    let (server, reasons) = sending(pinging().inbound_capacity(1).outbound_capacity(1));
+    testing::run(server, |server| async move {
+        let mut raw = Raw::open_holding(&server, "/echo", 100).await;
+        // Its echoes do not fit into the pipe, so that the handler waits, and the reader for the handler.
+        let flood = frame(TEXT, "x").repeat(1000);
+        assert!(raw.stream.write_all(&flood).await.is_err());
+        assert_eq!(reasons.recv().await.unwrap(), "no pong within 20ms");
     });
 }
 

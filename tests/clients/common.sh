@@ -8,6 +8,8 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/whit-tests
 temp=$(mktemp -d)
 server_pids=()
 servers_started=0
+# Functions of a script's own, to be called at the end whatever happens.
+at_end=()
 
 end_everything() {
     local status=$?
@@ -15,6 +17,9 @@ end_everything() {
         kill -KILL "$pid" 2>/dev/null || true
         # Or the shell would report it as killed.
         wait "$pid" 2>/dev/null || true
+    done
+    for function in "${at_end[@]}"; do
+        "$function" || true
     done
     rm -rf "$temp"
     [ "$status" = 0 ] || echo "FAILED: ${0##*/}" >&2
