@@ -5,7 +5,7 @@ use crate::{
     close::{Closed, ClosedBy},
 };
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     rc::Rc,
 };
@@ -47,17 +47,28 @@ impl StatsHandle {
     pub fn snapshot(&self) -> Stats {
         let mut stats = self.0.stats.borrow().clone();
         stats.open = self.0.open.get();
-        if let Some(budget) = self.0.budget.get() {
-            stats.shed = budget.shed();
-            stats.memory_used_bytes = budget.used();
-            stats.memory_peak_bytes = budget.peak();
-        }
+        stats.shed = self.0.budget.shed();
+        stats.memory_used_bytes = self.0.budget.used();
+        stats.memory_peak_bytes = self.0.budget.peak();
         stats
     }
 
-    pub(crate) fn watch(&self, budget: Rc<Budget>) {
-        // A server starts once, so this is the first.
-        let _ = self.0.budget.set(budget);
+    /// Waits until a load has passed: what is charged to
+    /// [`memory_budget_bytes`](field@crate::Config::memory_budget_bytes) has fallen below a quarter of the most since the last
+    /// time, which was at least 256 KiB, and has stayed there for a second.
+    ///
+    /// An allocator keeps some of what was freed for the next time. This is the moment to ask for it, at most once a second
+    /// and never while nothing happens: with glibc by `malloc_trim(0)`, in a loop beside the server, as the command does.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when this is dropped before it is ready. When several wait for the same load, one of them is told.
+    pub async fn relieved(&self) {
+        self.0.budget.relieved().await;
+    }
+
+    pub(crate) fn budget(&self) -> &Rc<Budget> {
+        &self.0.budget
     }
 
     pub(crate) fn count_opened(&self) {
@@ -87,5 +98,5 @@ impl StatsHandle {
 struct Counters {
     open: Cell<u64>,
     stats: RefCell<Stats>,
-    budget: OnceCell<Rc<Budget>>,
+    budget: Rc<Budget>,
 }
