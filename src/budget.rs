@@ -1,21 +1,28 @@
 //! The whole server's memory account: what clients cause is charged to it, by what is allocated.
 
+use crate::reactor;
 use event_listener::Event;
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     rc::{Rc, Weak},
+    time::Duration,
 };
 
 /// The account of a server, and its bound.
 ///
 /// Most connections are idle or pass short messages on at once: they may always go on while there is any room. When it gets
 /// tight those that hold much wait, and at the limit the one that holds the most is shed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Budget {
-    limit: usize,
+    /// None until the server starts.
+    limit: Cell<usize>,
     used: Cell<usize>,
     peak: Cell<usize>,
+    /// The most since the last relief.
+    load: Cell<usize>,
+    /// Tells of the end of a load.
+    load_ended: Event,
     shed: Cell<u64>,
     /// What accounts that are shed still hold: it is on its way back.
     returning: Cell<usize>,
@@ -26,23 +33,14 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    pub(crate) fn new(limit: usize) -> Rc<Self> {
-        Rc::new(Self {
-            limit,
-            used: Cell::new(0),
-            peak: Cell::new(0),
-            shed: Cell::new(0),
-            returning: Cell::new(0),
-            accounts: RefCell::default(),
-            last_id: Cell::new(0),
-            returned: Event::new(),
-        })
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.set(limit);
     }
 
     /// Opens an account for a connection that costs `bytes` as it stands, or none if the last quarter of the budget has
     /// begun: that is for the messages of those who are there.
     pub(crate) fn open(self: &Rc<Self>, bytes: usize) -> Option<Rc<Account>> {
-        if self.used.get() + bytes > self.limit / 4 * 3 {
+        if self.used.get() + bytes > self.limit.get() / 4 * 3 {
             return None;
         }
         let id = self.last_id.get() + 1;
@@ -75,24 +73,51 @@ impl Budget {
         self.shed.get()
     }
 
+    /// Waits until a load has passed, and stays away for a moment: what fell is all given back by then, and what goes up
+    /// and down is not taken for the end of it.
+    pub(crate) async fn relieved(&self) {
+        /// So the waiting is over once in that time at most.
+        const MOMENT: Duration = Duration::from_secs(1);
+
+        loop {
+            while !self.load_has_passed() {
+                self.load_ended.listen().await;
+            }
+            reactor::sleep(MOMENT).await;
+            if self.load_has_passed() {
+                self.load.set(self.used.get());
+                return;
+            }
+        }
+    }
+
+    fn load_has_passed(&self) -> bool {
+        /// Less is not worth the trouble.
+        const LOAD_BYTES: usize = 256 * 1024;
+
+        let load = self.load.get();
+        load >= LOAD_BYTES && self.used.get() < load / 4
+    }
+
     /// What a connection may hold however tight it is.
     fn fair_share(&self) -> usize {
-        self.limit / 64
+        self.limit.get() / 64
     }
 
     /// Whether those who hold much shall wait.
     fn is_tight(&self) -> bool {
-        self.used.get() - self.returning.get() >= self.limit / 8 * 7
+        self.used.get() - self.returning.get() >= self.limit.get() / 8 * 7
     }
 
     fn is_over(&self) -> bool {
-        self.used.get() > self.limit
+        self.used.get() > self.limit.get()
     }
 
     fn add(&self, bytes: usize) {
         self.used.set(self.used.get() + bytes);
         self.peak.set(self.peak.get().max(self.used.get()));
-        while self.used.get() - self.returning.get() > self.limit {
+        self.load.set(self.load.get().max(self.used.get()));
+        while self.used.get() - self.returning.get() > self.limit.get() {
             if !self.shed_the_largest() {
                 break;
             }
@@ -104,6 +129,9 @@ impl Budget {
         self.used.set(self.used.get() - bytes);
         if was_over || !self.is_tight() {
             self.returned.notify(usize::MAX);
+        }
+        if self.load_has_passed() {
+            self.load_ended.notify(usize::MAX);
         }
     }
 

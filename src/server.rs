@@ -218,8 +218,8 @@ struct House {
 
 impl House {
     fn new(server: Server) -> Self {
-        let budget = Budget::new(server.config.memory_budget_bytes);
-        server.stats.watch(budget.clone());
+        let budget = server.stats.budget().clone();
+        budget.set_limit(server.config.memory_budget_bytes);
         Self {
             budget,
             config: server.config,

@@ -6,7 +6,7 @@ use crate::{
     error::Refusal,
 };
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     rc::Rc,
 };
@@ -57,17 +57,28 @@ impl StatsHandle {
         (stats.messages_received, stats.bytes_received) = counters.received.totals();
         (stats.messages_sent, stats.bytes_sent) = counters.sent.totals();
         stats.wakeups = counters.wakeups.get();
-        if let Some(budget) = counters.budget.get() {
-            stats.shed = budget.shed();
-            stats.memory_used_bytes = budget.used();
-            stats.memory_peak_bytes = budget.peak();
-        }
+        stats.shed = counters.budget.shed();
+        stats.memory_used_bytes = counters.budget.used();
+        stats.memory_peak_bytes = counters.budget.peak();
         stats
     }
 
-    pub(crate) fn watch(&self, budget: Rc<Budget>) {
-        // A server starts once, so this is the first.
-        let _ = self.0.budget.set(budget);
+    /// Waits until a load has passed: what is charged to
+    /// [`memory_budget_bytes`](field@crate::Config::memory_budget_bytes) has fallen below a quarter of the most since the last
+    /// time, which was at least 256 KiB, and has stayed there for a second.
+    ///
+    /// An allocator keeps some of what was freed for the next time. This is the moment to ask for it, at most once a second
+    /// and never while nothing happens: with glibc by `malloc_trim(0)`, in a loop beside the server, as the command does.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when this is dropped before it is ready. When several wait for the same load, one of them is told.
+    pub async fn relieved(&self) {
+        self.0.budget.relieved().await;
+    }
+
+    pub(crate) fn budget(&self) -> &Rc<Budget> {
+        &self.0.budget
     }
 
     pub(crate) fn count_wakeup(&self) {
@@ -138,5 +149,5 @@ struct Counters {
     received: Count,
     sent: Count,
     wakeups: Cell<u64>,
-    budget: OnceCell<Rc<Budget>>,
+    budget: Rc<Budget>,
 }

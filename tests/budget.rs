@@ -3,7 +3,7 @@
 mod support;
 
 use futures_lite::future;
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, pin::pin, rc::Rc, time::Duration};
 use support::{
     BINARY, CLOSE, CONTINUATION, Raw, TEXT, close_payload, echo, fragment, frame, handshake, until,
 };
@@ -46,6 +46,41 @@ fn everything_is_given_back_when_the_clients_are_gone() {
         assert_eq!(stats.closed[&(ClosedBy::Peer, 1000)], 1);
         assert_eq!(stats.closed[&(ClosedBy::Peer, 1006)], 1);
         assert!(stats.memory_peak_bytes > 100_000, "{stats:?}");
+    });
+}
+
+#[test]
+fn the_end_of_a_load_is_told_once() {
+    let server = Server::new().route("/ws", echo);
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let load = async |clients: usize| {
+            let mut held = Vec::new();
+            for _ in 0..clients {
+                let mut client = Raw::open(&server, "/ws").await;
+                client.send(fragment(BINARY, vec![1; 50_000])).await;
+                held.push(client);
+            }
+            until(&stats, |stats| stats.memory_used_bytes > clients * 50_000).await;
+        };
+        let soon = || smol::Timer::after(Duration::from_millis(1500));
+        let mut relieved = pin!(stats.relieved());
+
+        // Too little.
+        load(1).await;
+        until(&stats, |stats| stats.memory_used_bytes == 0).await;
+        soon().await;
+        assert!(future::poll_once(&mut relieved).await.is_none());
+
+        load(10).await;
+        assert!(future::poll_once(&mut relieved).await.is_none());
+        until(&stats, |stats| stats.memory_used_bytes == 0).await;
+        relieved.await;
+
+        let mut again = pin!(stats.relieved());
+        assert!(future::poll_once(&mut again).await.is_none());
+        soon().await;
+        assert!(future::poll_once(&mut again).await.is_none());
     });
 }
 
