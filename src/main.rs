@@ -4,7 +4,7 @@ mod options;
 
 use async_signal::{Signal, Signals};
 use futures_lite::{StreamExt, future};
-use options::{Invocation, Options, as_usage_error};
+use options::{Invocation, Mistake, Options};
 use std::{
     error::Error,
     fmt::Display,
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
             let _ = io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
-        Err(error) => return usage_failure(&error),
+        Err(mistake) => return usage_failure(&mistake),
     };
     log::set_max_level(options.log_level);
     // Fails only where there is a logger already.
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     match serve(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if let Some(mistake) = error.downcast_ref().and_then(as_usage_error) {
+            if let Some(mistake) = error.downcast_ref().and_then(Mistake::of) {
                 return usage_failure(&mistake);
             }
             say(&format_args!("whit: {error}"));
@@ -74,9 +74,9 @@ fn say(line: &dyn Display) {
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-fn usage_failure(error: &dyn Display) -> ExitCode {
+fn usage_failure(mistake: &Mistake) -> ExitCode {
     say(&format_args!(
-        "whit: {error} (whit --help tells what there is)"
+        "whit: {mistake} (whit --help tells what there is)"
     ));
     ExitCode::from(2)
 }

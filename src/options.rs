@@ -1,7 +1,11 @@
 //! The command's flags.
 
 use lexopt::{Parser, ValueExt, prelude::*};
-use std::{io, time::Duration};
+use std::{
+    fmt::{self, Write},
+    io,
+    time::Duration,
+};
 use whit::Config;
 
 const HELP: &str = "\
@@ -47,7 +51,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    pub(crate) fn parse(mut args: Parser) -> Result<Invocation, lexopt::Error> {
+    pub(crate) fn parse(mut args: Parser) -> Result<Invocation, Mistake> {
         let mut options = Self {
             listen: Vec::new(),
             path: "/ws".into(),
@@ -96,13 +100,62 @@ impl Options {
                     ));
                 }
                 Value(command) if command == "serve" && !named_command => named_command = true,
-                arg => return Err(arg.unexpected()),
+                arg => return Err(arg.unexpected().into()),
             }
         }
         if options.listen.is_empty() {
             options.listen.push("127.0.0.1:7777".into());
         }
         Ok(Invocation::Serve(Box::new(options)))
+    }
+}
+
+/// A mistake in the command line. It quotes what the user gave, and is one line whatever that was.
+pub(crate) struct Mistake(String);
+
+impl Mistake {
+    /// The mistake that the library found, if it is one. The library names a field and the value it got: the user knows the
+    /// flag.
+    pub(crate) fn of(error: &whit::Error) -> Option<Self> {
+        match error {
+            whit::Error::Config { field, value, rule } => {
+                let flag = match *field {
+                    "heartbeat" => "--heartbeat",
+                    "origins" => "--allow-origin",
+                    "max_connections" => "--max-connections",
+                    "max_connections_per_ip" => "--max-connections-per-ip",
+                    "max_message_bytes" => "--max-message",
+                    "memory_budget_bytes" => "--memory",
+                    field => field,
+                };
+                Some(Self(format!("{flag} {value}: {rule}")))
+            }
+            whit::Error::Route { path, rule } => Some(Self(format!("--path {path}: {rule}"))),
+            whit::Error::Listen { addr, source }
+                if source.kind() == io::ErrorKind::InvalidInput =>
+            {
+                Some(Self(format!("--listen {addr}: {source}")))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<lexopt::Error> for Mistake {
+    fn from(error: lexopt::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| {
+            if c.is_control() {
+                c.escape_default().fmt(f)
+            } else {
+                f.write_char(c)
+            }
+        })
     }
 }
 
@@ -114,29 +167,6 @@ fn value<T>(
 ) -> Result<T, lexopt::Error> {
     let text = args.value()?.string()?;
     parse(&text).map_err(|rule| format!("{flag} {text}: {rule}").into())
-}
-
-/// A mistake in the command line, if it is one. The library names a field and the value it got: the user knows the flag.
-pub(crate) fn as_usage_error(error: &whit::Error) -> Option<String> {
-    match error {
-        whit::Error::Config { field, value, rule } => {
-            let flag = match *field {
-                "heartbeat" => "--heartbeat",
-                "origins" => "--allow-origin",
-                "max_connections" => "--max-connections",
-                "max_connections_per_ip" => "--max-connections-per-ip",
-                "max_message_bytes" => "--max-message",
-                "memory_budget_bytes" => "--memory",
-                field => field,
-            };
-            Some(format!("{flag} {value}: {rule}"))
-        }
-        whit::Error::Route { path, rule } => Some(format!("--path {path}: {rule}")),
-        whit::Error::Listen { addr, source } if source.kind() == io::ErrorKind::InvalidInput => {
-            Some(format!("--listen {addr}: {source}"))
-        }
-        _ => None,
-    }
 }
 
 fn or_off<T>(
