@@ -1,16 +1,18 @@
 //! Frame headers (RFC 6455 5.2): read, written, and judged as early as they can be.
 //!
 //! tungstenite looks at a frame when all of it is there, and makes room for what its header claims. [`Pieces`] stands before
-//! it and hands on a long data frame in fragments, each as it arrives: so invalid UTF-8 is seen at once, and a
-//! claimed length costs nothing.
+//! it: it judges each header, and hands on a long data frame in fragments, each as it arrives. So a broken rule is seen at
+//! once, invalid UTF-8 too, and a claimed length costs nothing.
 
 use crate::close::{CloseCode, Closed, ClosedBy};
 
 pub(crate) const FINAL: u8 = 0x80;
+const RESERVED: u8 = 0x70;
 const OPCODE: u8 = 0x0f;
 const CONTINUATION: u8 = 0;
 /// Opcodes from here on are of control frames, which are short and whole (RFC 6455 5.5).
-const FIRST_CONTROL: u8 = 8;
+const FIRST_CONTROL: u8 = CLOSE;
+const CLOSE: u8 = 8;
 const MAX_CONTROL_BYTES: u64 = 125;
 const MASKED: u8 = 0x80;
 
@@ -23,6 +25,8 @@ struct Header {
     /// The final bit, the reserved bits and the opcode.
     first: u8,
     len: u64,
+    /// Whether the length came in as few bytes as it can, with its first bit 0.
+    is_len_sound: bool,
     mask: Option<[u8; 4]>,
 }
 
@@ -30,18 +34,20 @@ impl Header {
     /// Takes a header from the front of `bytes`, with its own length; `None` if it is not complete.
     fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
         let (&[first, second], mut rest) = bytes.split_first_chunk()?;
-        let len = match second & !MASKED {
+        let (len, is_len_sound) = match second & !MASKED {
             126 => {
                 let (len, after) = rest.split_first_chunk()?;
                 rest = after;
-                u16::from_be_bytes(*len).into()
+                let len = u16::from_be_bytes(*len);
+                (len.into(), len >= 126)
             }
             127 => {
                 let (len, after) = rest.split_first_chunk()?;
                 rest = after;
-                u64::from_be_bytes(*len)
+                let len = u64::from_be_bytes(*len);
+                (len, (1 << 16..1 << 63).contains(&len))
             }
-            len => len.into(),
+            len => (len.into(), true),
         };
         let mask = if second & MASKED == 0 {
             None
@@ -50,7 +56,17 @@ impl Header {
             rest = after;
             Some(*mask)
         };
-        Some((Self { first, len, mask }, bytes.len() - rest.len()))
+        let header = Self {
+            first,
+            len,
+            is_len_sound,
+            mask,
+        };
+        Some((header, bytes.len() - rest.len()))
+    }
+
+    fn is_final(self) -> bool {
+        self.first & FINAL != 0
     }
 
     fn opcode(self) -> u8 {
@@ -109,6 +125,8 @@ struct Frame {
     done: u64,
     /// Whether a header was handed on.
     begun: bool,
+    /// The first two bytes of a Close, as far as they came.
+    close_code: u16,
 }
 
 impl Pieces {
@@ -138,12 +156,14 @@ impl Pieces {
                         header,
                         done: 0,
                         begun: false,
+                        close_code: 0,
                     }
                 }
             };
             let wanted = usize::try_from(frame.rest()).unwrap_or(usize::MAX);
             let (piece, after) = bytes.split_at(wanted.min(bytes.len()).min(PIECE_BYTES));
             bytes = after;
+            frame.judge_close_code(piece)?;
             frame.hand_on(piece, out);
             if frame.rest() > 0 {
                 self.frame = Some(frame);
@@ -185,25 +205,16 @@ impl Pieces {
 
     /// Judges what only the header tells, or tells first.
     fn judge(&mut self, header: Header) -> Result<(), Closed> {
+        if let Some(reason) = self.broken_rule(header) {
+            return Err(broken(CloseCode::PROTOCOL_ERROR, reason));
+        }
         if header.is_control() {
-            return if header.len > MAX_CONTROL_BYTES {
-                let reason = format!(
-                    "a control frame of {} bytes, at most 125 are allowed",
-                    header.len
-                );
-                Err(Closed::new(
-                    ClosedBy::Local,
-                    CloseCode::PROTOCOL_ERROR,
-                    &reason,
-                ))
-            } else {
-                Ok(())
-            };
+            return Ok(());
         }
         if header.opcode() != CONTINUATION {
             (self.message_bytes, self.fragments) = (0, 0);
         }
-        self.unfinished = header.first & FINAL == 0;
+        self.unfinished = !header.is_final();
         self.message_bytes = self.message_bytes.saturating_add(header.len);
         self.fragments += 1;
         let FrameLimits {
@@ -215,19 +226,32 @@ impl Pieces {
                 "a message of {} bytes or more, at most {max_message_bytes} are taken",
                 self.message_bytes
             );
-            return Err(
-                Closed::new(ClosedBy::Local, CloseCode::MESSAGE_TOO_BIG, &reason)
-                    .at_limit("max_message_bytes"),
-            );
+            return Err(broken(CloseCode::MESSAGE_TOO_BIG, &reason).at_limit("max_message_bytes"));
         }
         if self.fragments > max_fragments {
             let reason = format!("a message of more than {max_fragments} fragments");
-            return Err(
-                Closed::new(ClosedBy::Local, CloseCode::POLICY_VIOLATION, &reason)
-                    .at_limit("max_fragments"),
-            );
+            return Err(broken(CloseCode::POLICY_VIOLATION, &reason).at_limit("max_fragments"));
         }
         Ok(())
+    }
+
+    /// What RFC 6455 5.1 to 5.5 forbid, if the header is so.
+    fn broken_rule(&self, header: Header) -> Option<&'static str> {
+        let reason = match header.opcode() {
+            _ if header.first & RESERVED != 0 => "a frame with a reserved bit",
+            _ if header.mask.is_none() => "a frame that is not masked",
+            _ if !header.is_len_sound => "a length that is not written as it has to be",
+            3..=7 | 11.. => "a reserved opcode",
+            FIRST_CONTROL.. if !header.is_final() => "a control frame in fragments",
+            FIRST_CONTROL.. if header.len > MAX_CONTROL_BYTES => {
+                "a control frame of more than 125 bytes"
+            }
+            CLOSE if header.len == 1 => "a Close with half a code",
+            CONTINUATION if !self.unfinished => "a fragment of no message",
+            1 | 2 if self.unfinished => "a message within a message",
+            _ => return None,
+        };
+        Some(reason)
     }
 }
 
@@ -236,9 +260,27 @@ impl Frame {
         self.header.len - self.done
     }
 
+    /// Judges a Close's code once it is there (RFC 6455 7.4): tungstenite would put another in its place.
+    fn judge_close_code(&mut self, piece: &[u8]) -> Result<(), Closed> {
+        if self.header.opcode() != CLOSE {
+            return Ok(());
+        }
+        let mask = turned(self.header.mask.unwrap_or_default(), self.done);
+        for (at, (byte, mask)) in (self.done..2).zip(piece.iter().zip(mask)) {
+            self.close_code = self.close_code << 8 | u16::from(byte ^ mask);
+            if at == 1 && CloseCode::new(self.close_code).is_none() {
+                let reason = format!("a Close with the code {}", self.close_code);
+                return Err(broken(CloseCode::PROTOCOL_ERROR, &reason));
+            }
+        }
+        Ok(())
+    }
+
     /// Hands on the next piece of the payload under a header of its own, if it needs one.
     fn hand_on(&mut self, piece: &[u8], out: &mut Vec<u8>) {
-        let Header { first, len, mask } = self.header;
+        let Header {
+            first, len, mask, ..
+        } = self.header;
         let last = piece.len() as u64 == self.rest();
         if self.header.is_control() {
             // It may not be fragmented, and it is short.
@@ -264,6 +306,11 @@ impl Frame {
         out.extend(piece);
         self.done += piece.len() as u64;
     }
+}
+
+/// What the peer is told of a rule that it broke.
+pub(crate) fn broken(code: CloseCode, reason: &str) -> Closed {
+    Closed::new(ClosedBy::Local, code, reason)
 }
 
 /// The mask as it stands over the payload from this offset on.

@@ -93,7 +93,7 @@ fn check_upgrade<'a>(request: &'a Request, config: &Config) -> Result<&'a str, R
             "the Connection header lacks Upgrade: a proxy on the way may have dropped it (RFC 6455 4.2.1)",
         ));
     }
-    if request.header("sec-websocket-version").map(str::trim) != Some("13") {
+    if !request.header_values("sec-websocket-version").eq(["13"]) {
         return Err(Refusal::WrongVersion);
     }
     if request.has_body() {
@@ -103,7 +103,7 @@ fn check_upgrade<'a>(request: &'a Request, config: &Config) -> Result<&'a str, R
         return Err(Refusal::ForeignOrigin);
     }
     let mut keys = request.header_values("sec-websocket-key");
-    match (keys.next().map(str::trim), keys.next()) {
+    match (keys.next(), keys.next()) {
         (Some(key), None) if is_key(key) => Ok(key),
         _ => Err(Refusal::BadRequest(
             "a WebSocket handshake has one Sec-WebSocket-Key: 16 bytes in base64 (RFC 6455 4.1)",

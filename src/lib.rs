@@ -17,6 +17,8 @@ mod config;
 mod connection;
 mod error;
 mod framing;
+#[cfg(all(fuzzing, feature = "testing"))]
+pub mod fuzzing;
 mod handshake;
 mod heartbeat;
 mod latch;

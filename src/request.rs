@@ -71,8 +71,8 @@ impl Request {
     pub(crate) fn header_list(&self, name: &str) -> impl Iterator<Item = &str> {
         self.header_values(name)
             .flat_map(|value| value.split(','))
-            .map(str::trim)
-            .filter(|s| !s.is_empty())
+            .map(|member| member.trim_matches([' ', '\t']))
+            .filter(|member| !member.is_empty())
     }
 
     /// What it keeps allocated, in bytes.
@@ -89,7 +89,7 @@ impl Request {
         self.header("transfer-encoding").is_some()
             || self
                 .header_values("content-length")
-                .any(|value| value.trim() != "0")
+                .any(|value| value != "0")
     }
 
     /// Takes the head from the front of `bytes`, with its length; `None` if it is not complete.
@@ -119,7 +119,7 @@ impl Request {
         // A client of a proxy names the whole address (RFC 9112 3.2.2).
         let origin_form = match target.split_once("://") {
             Some(("http" | "https" | "ws" | "wss", rest)) => {
-                rest.find('/').map_or("", |slash| &rest[slash..])
+                rest.find(['/', '?', '#']).map_or("", |end| &rest[end..])
             }
             _ => target,
         };
@@ -257,6 +257,8 @@ mod tests {
             "GET ws HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET x?://y/z HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a?b=/c HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a#/b HTTP/1.1\r\nHost: a\r\n\r\n",
             "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
         ] {
             assert!(

@@ -1,6 +1,6 @@
 //! Frames: the WebSocket over a socket.
 //!
-//! tungstenite reads: it unmasks, joins fragments, and judges sizes, UTF-8 and the protocol's rules. What it would
+//! tungstenite reads: it unmasks, joins fragments and judges UTF-8, after the headers were judged. What it would
 //! send by itself is left unsent, because only the writer knows the order that a close has to keep: the
 //! answers to what came before it, then the Close, then nothing. Frames that a server sends are not masked and
 //! need a header of 2 to 10 bytes (RFC 6455 5.2), so [`FrameWriter`] writes them itself.
@@ -8,7 +8,7 @@
 use crate::{
     budget::{Account, Charge},
     close::{CloseCode, Closed, ClosedBy},
-    framing::{FINAL, FrameLimits, Pieces, write_header},
+    framing::{FINAL, FrameLimits, Pieces, broken, write_header},
     message::Message,
     reactor,
     socket::Socket,
@@ -18,7 +18,7 @@ use async_tungstenite::{
     tungstenite::{
         self,
         error::{Error, ProtocolError},
-        protocol::{Role, WebSocketConfig, frame::coding},
+        protocol::{Role, WebSocketConfig},
     },
 };
 use bytes::Bytes;
@@ -83,10 +83,10 @@ impl FrameReader {
         };
         source.take_in(&already_read);
         drop(already_read);
+        // Frames come to it in pieces, and need no limit here.
         let config = WebSocketConfig::default()
             .read_buffer_size(Self::BUFFER_BYTES)
-            .max_message_size(Some(limits.max_message_bytes))
-            .max_frame_size(Some(limits.max_message_bytes));
+            .max_message_size(Some(limits.max_message_bytes));
         let frames = WebSocketStream::from_raw_socket(source, Role::Server, Some(config)).await;
         Self { frames }
     }
@@ -98,7 +98,11 @@ impl FrameReader {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
                     let violation = self.frames.get_mut().violation.take();
-                    return Err(violation.map_or_else(|| Fault::from(error), Fault::Violation));
+                    return Err(match (error, violation) {
+                        // All that came before it was taken.
+                        (Error::Io(_), Some(closed)) => Fault::Violation(closed),
+                        (error, _) => error.into(),
+                    });
                 }
                 None => return Err(Fault::Lost("the stream ended".into())),
             };
@@ -111,16 +115,6 @@ impl FrameReader {
                     code: CloseCode::NO_STATUS,
                     reason: String::new(),
                 },
-                // What tungstenite makes of a code that must not be sent (RFC 6455 7.4).
-                tungstenite::Message::Close(Some(frame))
-                    if frame.code == coding::CloseCode::Protocol
-                        && frame.reason == "Protocol violation" =>
-                {
-                    return Err(Fault::violation(
-                        CloseCode::PROTOCOL_ERROR,
-                        "a close code that must not be sent",
-                    ));
-                }
                 tungstenite::Message::Close(Some(frame)) => Incoming::Close {
                     code: CloseCode::from_wire(frame.code.into()),
                     reason: frame.reason.as_str().to_owned(),
@@ -134,21 +128,17 @@ impl FrameReader {
     }
 }
 
-impl Fault {
-    fn violation(code: CloseCode, reason: &str) -> Self {
-        Self::Violation(Closed::new(ClosedBy::Local, code, reason))
-    }
-}
-
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         match error {
-            Error::Utf8(_) => Self::violation(CloseCode::INVALID_PAYLOAD, "text that is not UTF-8"),
+            Error::Utf8(_) => {
+                Self::Violation(broken(CloseCode::INVALID_PAYLOAD, "text that is not UTF-8"))
+            }
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
                 Self::Lost("the stream ended without a Close".into())
             }
             Error::Protocol(error) => {
-                Self::violation(CloseCode::PROTOCOL_ERROR, &error.to_string())
+                Self::Violation(broken(CloseCode::PROTOCOL_ERROR, &error.to_string()))
             }
             error => Self::Lost(error.to_string()),
         }

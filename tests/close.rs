@@ -6,7 +6,8 @@ use async_channel::{Receiver, Sender, unbounded};
 use futures_lite::{AsyncReadExt, StreamExt, future};
 use std::{cell::RefCell, rc::Rc, time::Duration};
 use support::{
-    BINARY, CLOSE, CONTINUATION, PING, Raw, TEXT, close_payload, echo, fragment, frame, frame_with,
+    BINARY, CLOSE, CONTINUATION, PING, PONG, Raw, TEXT, close_payload, echo, fragment, frame,
+    frame_with,
 };
 use whit::{
     CloseCode, Closed, ClosedBy, Config, Connection, Message, Server, TryWriteError, testing,
@@ -304,15 +305,29 @@ fn a_reason_may_have_any_words() {
     let (server, ended) = reporting_echo(Config::new());
     testing::run(server, |server| async move {
         let mut raw = Raw::open(&server, "/ws").await;
-        raw.send(frame(CLOSE, close_payload(1000, "Protocol violation")))
+        raw.send(frame(CLOSE, close_payload(1002, "Protocol violation")))
             .await;
-        assert_eq!(raw.read_close().await.0, 1000);
+        assert_eq!(raw.read_close().await.0, 1002);
         let closed = ended.recv().await.unwrap();
         assert_eq!(
             (closed.by(), closed.code()),
-            (ClosedBy::Peer, CloseCode::NORMAL)
+            (ClosedBy::Peer, CloseCode::PROTOCOL_ERROR)
         );
         assert_eq!(closed.reason(), "Protocol violation");
+    });
+}
+
+#[test]
+fn the_limit_of_messages_is_none_of_control_frames() {
+    let (server, ended) = reporting_echo(Config::new().max_message_bytes(1));
+    testing::run(server, |server| async move {
+        let mut raw = Raw::open(&server, "/ws").await;
+        raw.send(frame(PING, "still there?")).await;
+        assert_eq!(raw.read_frame().await, (PONG, b"still there?".to_vec()));
+        raw.send(frame(CLOSE, close_payload(1000, "good bye")))
+            .await;
+        assert_eq!(raw.read_close().await.0, 1000);
+        assert_eq!(ended.recv().await.unwrap().reason(), "good bye");
     });
 }
 
@@ -451,6 +466,22 @@ fn a_broken_rule_is_told_with_its_code_and_never_by_a_reset() {
             "too many fragments",
             [fragment(TEXT, ""), fragment(CONTINUATION, "").repeat(10)].concat(),
             1008,
+        ),
+        (
+            "a length in more bytes than it needs",
+            vec![0x81, 0xfe, 0, 3, 0, 0, 0, 0, b'a', b'b', b'c'],
+            1002,
+        ),
+        ("a length below zero", too_long(1 << 63), 1002),
+        (
+            "a reserved bit of a frame under way",
+            vec![0xc1, 0x85, 0, 0, 0, 0],
+            1002,
+        ),
+        (
+            "two broken rules, of which the first counts",
+            [frame(TEXT, [0xff]), frame(BINARY, [0; 1001])].concat(),
+            1007,
         ),
         ("nothing to continue", frame(CONTINUATION, "x"), 1002),
         (

@@ -196,6 +196,16 @@ fn a_mistake_is_one_line_that_names_it() {
             "whit: --listen \"banana\": invalid socket address",
         ),
         (&["--path", "ws"], "whit: --path ws: a path begins with /"),
+        // What would end the line, or command the terminal, is shown and not done.
+        (
+            &["--path", "/a\nb"],
+            "whit: --path /a\\nb: a path has only ",
+        ),
+        (&["--lo\rud"], "whit: invalid option '--lo\\rud'"),
+        (
+            &["--memory", "\x1b[2J"],
+            "whit: --memory \\u{1b}[2J: not a size",
+        ),
     ] {
         let output = output(args);
         let text = String::from_utf8(output.stderr).unwrap();

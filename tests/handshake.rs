@@ -51,6 +51,9 @@ fn what_is_not_a_good_handshake_is_told_why() {
         ("426", good.replace("Upgrade: websocket\r\n", "")),
         ("426", good.replace("Version: 13", "Version: 8")),
         ("426", good.replace("Sec-WebSocket-Version: 13\r\n", "")),
+        ("426", handshake_with("/ws", "Sec-WebSocket-Version: 8\r\n")),
+        // A wide space is no white space of HTTP's.
+        ("426", good.replace(": websocket", ": \u{3000}websocket")),
         ("400", good.replace("Connection: Upgrade\r\n", "")),
         (
             "400",
