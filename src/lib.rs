@@ -12,6 +12,8 @@
 )]
 
 mod budget;
+#[cfg(feature = "testing")]
+mod clock;
 mod close;
 mod config;
 mod connection;
@@ -33,6 +35,8 @@ mod request;
 mod response;
 mod route;
 mod server;
+#[cfg(feature = "testing")]
+mod simulation;
 mod socket;
 mod stats;
 mod tcp;

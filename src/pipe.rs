@@ -26,6 +26,8 @@ struct Channel {
     ended: bool,
     /// The reading end is gone: nothing can be written any more.
     broken: bool,
+    /// The stream was reset: what was not read is lost.
+    reset: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -39,6 +41,7 @@ impl Pipe {
                 capacity,
                 ended: false,
                 broken: false,
+                reset: false,
                 reader: None,
                 writer: None,
             }))
@@ -56,12 +59,26 @@ impl Pipe {
         )
     }
 
+    /// Ends both directions at once, as a peer does that is killed or has unread bytes when it closes.
+    pub fn reset(self) {
+        for channel in [&self.incoming, &self.outgoing] {
+            let mut channel = channel.borrow_mut();
+            channel.bytes.clear();
+            (channel.reset, channel.broken) = (true, true);
+            wake(&mut channel.reader);
+            wake(&mut channel.writer);
+        }
+    }
+
     pub(crate) fn poll_read(
         &self,
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let mut channel = self.incoming.borrow_mut();
+        if channel.reset {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         if channel.bytes.is_empty() && !channel.ended && !buf.is_empty() {
             channel.reader = Some(cx.waker().clone());
             return Poll::Pending;

@@ -1,5 +1,7 @@
 //! Readiness of sockets, and time: the one place that knows who waits for what.
 
+#[cfg(feature = "testing")]
+use crate::clock;
 use futures_lite::{future, ready};
 use smol::{Async, Timer};
 use std::{
@@ -11,14 +13,22 @@ use std::{
 };
 
 pub(crate) fn now() -> Instant {
+    #[cfg(feature = "testing")]
+    if let Some(now) = clock::now() {
+        return now;
+    }
     Instant::now()
 }
 
 pub(crate) async fn sleep(duration: Duration) {
-    Timer::after(duration).await;
+    sleep_until(now() + duration).await;
 }
 
 pub(crate) async fn sleep_until(deadline: Instant) {
+    #[cfg(feature = "testing")]
+    if clock::now().is_some() {
+        return clock::sleep_until(deadline).await;
+    }
     Timer::at(deadline).await;
 }
 

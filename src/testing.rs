@@ -1,7 +1,7 @@
 //! Tools to test handlers with: a server in the test's own thread, a client, and a pipe in a socket's place.
 //!
 //! [`run`] serves for as long as a test lasts. The test connects [`Client`]s, in memory or over TCP on a port
-//! that the system chose, so that tests can run side by side.
+//! that the system chose, so that tests can run side by side. A [`Simulation`] is run step by step on a clock of its own.
 //!
 //! With the feature `testing`:
 //!
@@ -53,7 +53,10 @@ use std::{
     time::Duration,
 };
 
-pub use crate::pipe::Pipe;
+pub use crate::{
+    pipe::Pipe,
+    simulation::{Simulation, sleep},
+};
 
 /// A test that takes longer has a wait without a wake in it.
 const HANG_GUARD: Duration = Duration::from_secs(30);
