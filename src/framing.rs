@@ -211,27 +211,30 @@ impl Pieces {
         if header.is_control() {
             return Ok(());
         }
-        if header.opcode() != CONTINUATION {
-            (self.message_bytes, self.fragments) = (0, 0);
-        }
-        self.unfinished = !header.is_final();
-        self.message_bytes = self.message_bytes.saturating_add(header.len);
-        self.fragments += 1;
+        let (bytes_before, fragments_before) = if header.opcode() == CONTINUATION {
+            (self.message_bytes, self.fragments)
+        } else {
+            (0, 0)
+        };
+        let message_bytes = bytes_before.saturating_add(header.len);
+        let fragments = fragments_before + 1;
         let FrameLimits {
             max_message_bytes,
             max_fragments,
         } = self.limits;
-        if self.message_bytes > max_message_bytes as u64 {
+        if message_bytes > max_message_bytes as u64 {
             let reason = format!(
-                "a message of {} bytes or more, at most {max_message_bytes} are taken",
-                self.message_bytes
+                "a message of {message_bytes} bytes or more, at most {max_message_bytes} are taken"
             );
             return Err(broken(CloseCode::MESSAGE_TOO_BIG, &reason).at_limit("max_message_bytes"));
         }
-        if self.fragments > max_fragments {
+        if fragments > max_fragments {
             let reason = format!("a message of more than {max_fragments} fragments");
             return Err(broken(CloseCode::POLICY_VIOLATION, &reason).at_limit("max_fragments"));
         }
+        // Only now: what was refused is not under way.
+        self.unfinished = !header.is_final();
+        (self.message_bytes, self.fragments) = (message_bytes, fragments);
         Ok(())
     }
 
@@ -317,4 +320,31 @@ pub(crate) fn broken(code: CloseCode, reason: &str) -> Closed {
 fn turned(mut mask: [u8; 4], offset: u64) -> [u8; 4] {
     mask.rotate_left((offset % 4) as usize);
     mask
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claiming(len: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write_header(CONTINUATION, len, Some([0; 4]), &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn no_claimed_length_wraps_around() {
+        for len in [1 << 32, (1 << 32) + 10, (1 << 63) - 1, u64::MAX] {
+            let mut pieces = Pieces::new(FrameLimits {
+                max_message_bytes: 100,
+                max_fragments: 10,
+            });
+            let mut out = Vec::new();
+            let begun = [0x02, 0x81, 0, 0, 0, 0, b'x'];
+            assert_eq!(pieces.push(&begun, &mut out), Ok(()));
+            assert!(pieces.push(&claiming(len), &mut out).is_err(), "{len}");
+            // What was refused is not counted as there.
+            assert_eq!(pieces.under_way(), 1, "{len}");
+        }
+    }
 }

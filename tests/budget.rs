@@ -274,3 +274,27 @@ fn a_queued_message_is_charged_until_it_is_taken() {
         until(&stats, |stats| stats.memory_used_bytes == idle).await;
     });
 }
+
+#[test]
+fn what_a_refused_frame_claims_is_charged_to_nobody() {
+    let server = Server::new().config(small()).route("/ws", echo);
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut other = Raw::open(&server, "/ws").await;
+        other.send(fragment(BINARY, vec![1; 1000])).await;
+        let mut raw = Raw::open(&server, "/ws").await;
+        raw.send(fragment(BINARY, "x")).await;
+        let mut claim = vec![CONTINUATION, 0xff];
+        claim.extend((u64::MAX >> 1).to_be_bytes());
+        claim.extend([0; 4]);
+        raw.send(claim).await;
+        assert_eq!(raw.read_close().await.0, 1009);
+        drop(raw);
+        until(&stats, |stats| stats.open == 1).await;
+        other.send(frame(CONTINUATION, "y")).await;
+        assert_eq!(other.read_frame().await.1.len(), 1001);
+        let stats = stats.snapshot();
+        assert_eq!(stats.shed, 0);
+        assert!(stats.memory_peak_bytes < MIB, "{stats:?}");
+    });
+}
