@@ -22,14 +22,13 @@ impl Period {
         })
     }
 
-    /// Whether it is due. Turns that were missed, as when the machine slept, are left out.
+    /// Whether it is due. After a delay, as when the machine slept, the time starts anew: turns that were missed are left
+    /// out, and the next one leaves as much time as any other.
     fn take_due(&mut self, now: Instant) -> bool {
         let due = self.next <= now;
         if due {
-            self.next += self.every;
-            if self.next <= now {
-                self.next = now + self.every;
-            }
+            let on_time = now <= self.next + LATE;
+            self.next = if on_time { self.next } else { now } + self.every;
         }
         due
     }

@@ -91,6 +91,10 @@ impl Queue {
         self.sender.close();
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.receiver.is_empty()
     }

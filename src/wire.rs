@@ -276,6 +276,8 @@ pub(crate) struct FrameWriter {
     buffer: Vec<u8>,
     /// How much of the buffer is written already.
     written: usize,
+    /// A Close was pushed: nothing may follow it (RFC 6455 5.5.1).
+    closed: bool,
     charge: Charge,
 }
 
@@ -288,6 +290,7 @@ impl FrameWriter {
             socket,
             buffer: Vec::new(),
             written: 0,
+            closed: false,
             charge: Charge::new(account),
         }
     }
@@ -316,6 +319,7 @@ impl FrameWriter {
             payload.extend(reason.as_bytes());
         }
         self.push(Opcode::Close, &payload);
+        self.closed = true;
     }
 
     fn push(&mut self, opcode: Opcode, payload: &[u8]) {
@@ -356,7 +360,7 @@ impl FrameWriter {
 
     /// Sends a Close if that can be done without waiting. Tells whether it could.
     pub(crate) async fn try_close(&mut self, code: CloseCode, reason: &str) -> bool {
-        if self.pending_bytes() > 0 {
+        if self.closed || self.pending_bytes() > 0 {
             return false;
         }
         self.push_close(code, reason);

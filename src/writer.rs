@@ -83,7 +83,7 @@ fn push_message(link: &Link, frames: &mut FrameWriter, message: &Message) {
     frames.push_message(message);
 }
 
-/// Writes all that was pushed. Each step has `write_timeout`; once the connection is closed all that is left
+/// Writes all that was pushed. Each step has `write_timeout`; once nothing more can be queued all that is left
 /// has, until `last`, or a peer could choose how long it stays.
 async fn flush(
     link: &Link,
@@ -96,7 +96,7 @@ async fn flush(
             Some(written) => Some(written),
             None => {
                 let step = reactor::now() + config.write_timeout;
-                if last.is_none() && link.closing.is_set() {
+                if last.is_none() && link.outbound.is_closed() {
                     *last = Some(step);
                 }
                 let arrived = frames.arrived();
