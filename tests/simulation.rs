@@ -341,6 +341,9 @@ struct Client {
     refused: bool,
     answers: usize,
     close: Option<u16>,
+    close_came: Duration,
+    /// When it last wrote or read anything.
+    moved: Duration,
     eof: bool,
     opened: bool,
     closed: Option<(ClosedBy, u16)>,
@@ -373,6 +376,8 @@ impl Client {
             refused: false,
             answers: 0,
             close: None,
+            close_came: Duration::ZERO,
+            moved: run.elapsed,
             eof: false,
             opened: false,
             closed: None,
@@ -445,7 +450,7 @@ impl Client {
     }
 
     /// Writes up to `most` bytes. Tells whether any were taken.
-    fn write(&mut self, most: usize) -> bool {
+    fn write(&mut self, most: usize, now: Duration) -> bool {
         let mut budget = most;
         while budget > 0 && !self.lost {
             let (Some(pipe), Some((bytes, mark))) = (&mut self.pipe, self.script.front()) else {
@@ -461,6 +466,7 @@ impl Client {
                 self.ended = Some(mark.clone());
             }
             self.written += count;
+            self.moved = now;
             budget -= count;
             if self.written == bytes.len() {
                 match mark {
@@ -486,6 +492,7 @@ impl Client {
             Poll::Pending => return false,
             Poll::Ready(Ok(0)) => self.eof = true,
             Poll::Ready(Ok(count)) => {
+                self.moved = run.elapsed;
                 self.read.extend(&bytes[..count]);
                 self.understand(run);
             }
@@ -514,6 +521,7 @@ impl Client {
                         .first_chunk()
                         .map_or(1005, |code| u16::from_be_bytes(*code));
                     self.close = Some(code);
+                    self.close_came = run.elapsed;
                     if self.ended.is_none() && !self.mute {
                         // Between two frames, or it would be a part of one.
                         let next = usize::from(self.written > 0);
@@ -641,6 +649,8 @@ struct Run {
     clients: Vec<Client>,
     told: bool,
     shutting_down: bool,
+    /// When time last moved past something that was due.
+    late: Duration,
 }
 
 impl Run {
@@ -701,6 +711,7 @@ impl Run {
             clients: Vec::new(),
             told,
             shutting_down: false,
+            late: Duration::ZERO,
         }
     }
 
@@ -744,6 +755,7 @@ impl Run {
             _ => 100_000,
         };
         let who = (!self.clients.is_empty()).then(|| self.chance.below(self.clients.len()));
+        let now = self.settings.elapsed;
         match (self.chance.below(24), who) {
             (0..=2, _) | (_, None) => {
                 let id = self.clients.len();
@@ -755,7 +767,7 @@ impl Run {
                 }
             }
             (3..=7, Some(who)) => {
-                self.clients[who].write(most);
+                self.clients[who].write(most, now);
             }
             (8..=9, Some(who)) => {
                 self.clients[who].receive(most, &self.settings);
@@ -817,9 +829,13 @@ impl Run {
 
     fn advance(&mut self, by: Duration) {
         self.tell(|| format!("{by:?} pass"));
+        let is_late = self.simulation.next_timer().is_some_and(|next| next < by);
         self.simulation.advance(by);
         self.settings.elapsed = self.simulation.elapsed();
         let now = self.settings.elapsed;
+        if is_late {
+            self.late = now;
+        }
         for client in &mut self.clients {
             if client.is_prompt() && !client.mute {
                 client.silent_since = now;
@@ -830,6 +846,7 @@ impl Run {
 
     /// Runs everything until nothing moves, with time standing still. Then all that can be done must be done.
     fn settle(&mut self) {
+        let now = self.settings.elapsed;
         let mut rounds = 0;
         loop {
             let mut moved = self.simulation.step();
@@ -837,7 +854,7 @@ impl Run {
                 if client.stalled {
                     continue;
                 }
-                moved |= client.write(100_000);
+                moved |= client.write(100_000, now);
                 moved |= client.receive(100_000, &self.settings);
             }
             if !moved {
@@ -847,6 +864,25 @@ impl Run {
             assert!(rounds < 100_000, "it never comes to rest");
         }
         self.check();
+        let config = &self.config;
+        for client in &self.clients {
+            if !client.opened || client.closed.is_some() || self.simulation.has_ended() {
+                continue;
+            }
+            // Who does not part is dropped, and who is silent is noticed.
+            if client.close.is_some() {
+                let waited = now - client.close_came.max(self.late);
+                assert!(waited <= config.close_timeout, "{} stays", client.name());
+            }
+            let silent = now - client.moved.max(self.late);
+            let noticed = millis(400) + 3 * config.pong_timeout;
+            let parted = config.write_timeout + 3 * config.close_timeout;
+            assert!(
+                !client.stalled || silent <= noticed + parted,
+                "{} is silent for {silent:?}",
+                client.name()
+            );
+        }
         for client in self.clients.iter().filter(|client| client.is_prompt()) {
             let quick = matches!(client.kind, "echo" | "stream");
             let sound = !self.shutting_down && self.stats.snapshot().memory_peak_bytes < 700_000;
@@ -977,12 +1013,18 @@ impl Run {
         );
     }
 
-    /// All clients go, and with them, in the time they are given, all that was there for them. Then the server goes.
+    /// All clients go, or do nothing any more, and with them go, in the time they are given, all that was there for them. Then the server goes.
     fn all_leave(&mut self) {
         let at_once = self.chance.one_in(2);
+        let without_a_word = self.chance.one_in(2);
         for client in &mut self.clients {
-            client.lost = true;
-            client.pipe = None;
+            if without_a_word {
+                client.stalled = true;
+                client.dawdled = true;
+            } else {
+                client.lost = true;
+                client.pipe = None;
+            }
         }
         if !at_once {
             // The longest that anything may take: a handler that sleeps, a ping, its answer, the end.
