@@ -19,6 +19,8 @@ import sys
 import threading
 import time
 
+from wire import HANDSHAKE, frame
+
 # What the server was started with, and its write_timeout.
 PING_INTERVAL, PONG_TIMEOUT, WRITE_TIMEOUT = 3, 2, 10
 NOTICED = PING_INTERVAL + PONG_TIMEOUT
@@ -28,10 +30,6 @@ TOLERANCE = 0.5
 KERNEL_TOLERANCE = 2
 
 SERVER = ("192.0.2.1", 7777)
-HANDSHAKE = (
-    b"GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
 BINARY, CLOSE, PING, PONG = 0x82, 0x88, 0x89, 0x8A
 # A message of 60,000 bytes of which 30,000 came.
 BEGUN = b"\x82\xfe" + struct.pack("!H", 60_000) + bytes(4) + bytes(30_000)
@@ -50,17 +48,6 @@ def enter(namespace):
 
 def ip(*arguments):
     subprocess.run(["ip", *arguments], check=True)
-
-
-def frame(first, payload):
-    length = len(payload)
-    if length < 126:
-        head = struct.pack("!BB", first, 0x80 | length)
-    elif length < 65536:
-        head = struct.pack("!BBH", first, 0x80 | 126, length)
-    else:
-        head = struct.pack("!BBQ", first, 0x80 | 127, length)
-    return head + bytes(4) + payload
 
 
 class Peer:

@@ -10,10 +10,8 @@ import struct
 import sys
 import time
 
-HANDSHAKE = (
-    b"GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
+from wire import HANDSHAKE
+
 TEXT = b"\x81\x85\0\0\0\0hello"
 ECHO = b"\x81\x05hello"
 # A message of 60,000 bytes of which 1,000 came.
