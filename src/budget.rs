@@ -6,7 +6,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     rc::{Rc, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// The account of a server, and its bound.
@@ -21,9 +21,12 @@ pub(crate) struct Budget {
     peak: Cell<usize>,
     /// The most since the last relief.
     load: Cell<usize>,
+    relieved_at: Cell<Option<Instant>>,
     /// Tells of the end of a load.
     load_ended: Event,
     shed: Cell<u64>,
+    /// When one was last shed for newcomers.
+    made_room: Cell<Option<Instant>>,
     /// What accounts that are shed still hold: it is on its way back.
     returning: Cell<usize>,
     accounts: RefCell<BTreeMap<u64, Weak<Account>>>,
@@ -38,9 +41,19 @@ impl Budget {
     }
 
     /// Opens an account for a connection that costs `bytes` as it stands, or none if the last quarter of the budget has
-    /// begun: that is for the messages of those who are there.
+    /// begun: that is for the messages of those who are there. But a few of them shall not lock the door with what they
+    /// hoard: then the one that holds the most goes, one a second, so that there is room for who tries again.
     pub(crate) fn open(self: &Rc<Self>, bytes: usize) -> Option<Rc<Account>> {
+        const PACE: Duration = Duration::from_secs(1);
+
         if self.used.get() + bytes > self.limit.get() / 4 * 3 {
+            let now = reactor::now();
+            let paced = self.made_room.get().is_none_or(|last| now >= last + PACE);
+            let hoard = self.fair_share() / 8;
+            if paced && self.largest().is_some_and(|one| one.held.get() > hoard) {
+                self.made_room.set(Some(now));
+                self.shed_the_largest();
+            }
             return None;
         }
         let id = self.last_id.get() + 1;
@@ -76,16 +89,19 @@ impl Budget {
     /// Waits until a load has passed, and stays away for a moment: what fell is all given back by then, and what goes up
     /// and down is not taken for the end of it.
     pub(crate) async fn relieved(&self) {
-        /// So the waiting is over once in that time at most.
-        const MOMENT: Duration = Duration::from_secs(1);
+        const MOMENT: Duration = Duration::from_millis(100);
+        const PACE: Duration = Duration::from_secs(1);
 
         loop {
             while !self.load_has_passed() {
                 self.load_ended.listen().await;
             }
-            reactor::sleep(MOMENT).await;
+            let paced = self.relieved_at.get().map(|last| last + PACE);
+            let settled = reactor::now() + MOMENT;
+            reactor::sleep_until(paced.map_or(settled, |paced| paced.max(settled))).await;
             if self.load_has_passed() {
                 self.load.set(self.used.get());
+                self.relieved_at.set(Some(reactor::now()));
                 return;
             }
         }
@@ -96,7 +112,7 @@ impl Budget {
         const LOAD_BYTES: usize = 256 * 1024;
 
         let load = self.load.get();
-        load >= LOAD_BYTES && self.used.get() < load / 4
+        load - self.used.get() >= LOAD_BYTES.max(load / 4)
     }
 
     /// What a connection may hold however tight it is.
@@ -135,16 +151,18 @@ impl Budget {
         }
     }
 
-    /// Sheds the account that holds the most, if any holds anything.
-    fn shed_the_largest(&self) -> bool {
-        let largest = self
-            .accounts
+    /// The account that holds the most, if any holds anything.
+    fn largest(&self) -> Option<Rc<Account>> {
+        self.accounts
             .borrow()
             .values()
             .filter_map(Weak::upgrade)
             .filter(|account| !account.shed.get() && account.held.get() > 0)
-            .max_by_key(|account| account.held.get());
-        match largest {
+            .max_by_key(|account| account.held.get())
+    }
+
+    fn shed_the_largest(&self) -> bool {
+        match self.largest() {
             Some(account) => {
                 account.shed.set(true);
                 self.shed.set(self.shed.get() + 1);
@@ -190,6 +208,16 @@ impl Account {
                 .set(self.budget.returning.get() - bytes);
         }
         self.budget.give_back(bytes);
+    }
+
+    /// Nothing can be got back by shedding this one any more: its connection has ended, and what it holds is kept by the
+    /// handler's own handles.
+    pub(crate) fn retire(&self) {
+        self.budget.accounts.borrow_mut().remove(&self.id);
+        if self.shed.take() {
+            let returning = &self.budget.returning;
+            returning.set(returning.get() - self.held.get());
+        }
     }
 
     /// Whether this one holds much while it is tight, or those that are shed have much to give back before anyone may

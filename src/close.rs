@@ -96,14 +96,10 @@ impl Closed {
     const MAX_REASON_BYTES: usize = 123;
 
     pub(crate) fn new(by: ClosedBy, code: CloseCode, reason: &str) -> Self {
-        let mut end = reason.len().min(Self::MAX_REASON_BYTES);
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
         Self {
             by,
             code,
-            reason: reason[..end].into(),
+            reason: beginning(reason, Self::MAX_REASON_BYTES).into(),
             limit: None,
         }
     }
@@ -149,6 +145,15 @@ impl Closed {
     pub fn is_clean(&self) -> bool {
         self.code != CloseCode::ABNORMAL
     }
+}
+
+/// As much of a text as fits into so many bytes.
+pub(crate) fn beginning(text: &str, max_bytes: usize) -> &str {
+    let mut end = text.len().min(max_bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 impl fmt::Display for Closed {

@@ -307,27 +307,29 @@ pub(crate) async fn run(
         );
     });
     future::zip(talking, handling).await;
+    link.account.retire();
 }
 
 /// Runs the handler, and closes as its end demands.
 async fn handle(link: &Link, handler: &Handler, conn: Connection) {
-    let end = AssertUnwindSafe(async { handler(conn).await })
-        .catch_unwind()
-        .await;
-    let (code, reason) = match end {
-        Ok(Ok(())) => (CloseCode::NORMAL, ""),
-        // The connection's end, handed on with `?`.
-        Ok(Err(error)) if error.is::<Closed>() => (CloseCode::NORMAL, ""),
-        Ok(Err(error)) => {
-            log::warn!("#{} its handler failed: {error}", link.id);
-            (CloseCode::INTERNAL_ERROR, "the handler failed")
-        }
-        Err(_) => {
-            log::error!("#{} its handler panicked", link.id);
-            (CloseCode::INTERNAL_ERROR, "the handler failed")
+    let handling = async {
+        match handler(conn).await {
+            // The connection's end, handed on with `?`.
+            Err(error) if !error.is::<Closed>() => Err(error.to_string()),
+            _ => Ok(()),
         }
     };
-    link.close(Closed::new(ClosedBy::Local, code, reason));
+    let failed = match AssertUnwindSafe(handling).catch_unwind().await {
+        Ok(Ok(())) => return link.close(Closed::new(ClosedBy::Local, CloseCode::NORMAL, "")),
+        Ok(Err(error)) => format!("failed: {error}"),
+        Err(_) => "panicked".to_owned(),
+    };
+    log::warn!("#{} its handler {failed}", link.id);
+    link.close(Closed::new(
+        ClosedBy::Local,
+        CloseCode::INTERNAL_ERROR,
+        "the handler failed",
+    ));
 }
 
 /// Reads and writes until the connection is closed both ways, then ends the stream; or until it is lost.
@@ -428,11 +430,7 @@ struct Log {
 impl Log {
     fn open(open: Open, request: &Request) -> Self {
         let peer = Peer(request.peer_addr());
-        let who = format!(
-            "#{} {peer} {}",
-            open.link().id,
-            request.path().escape_debug()
-        );
+        let who = format!("#{} {peer} {}", open.link().id, request.shown_path());
         log::info!("{who} open");
         Self {
             open,

@@ -1,6 +1,7 @@
 //! What a request head gets: the upgrade to a WebSocket, a page, or the right refusal (RFC 6455 4.2).
 
 use crate::{
+    close::beginning,
     config::{Config, Origins},
     connection::Handler,
     error::Refusal,
@@ -65,7 +66,7 @@ pub(crate) fn judge(
             "GET" | "HEAD" => {
                 let page = panic::catch_unwind(AssertUnwindSafe(|| page(request)));
                 page.map(Verdict::Answer).map_err(|_| {
-                    log::error!("the page at {} panicked", request.path().escape_debug());
+                    log::error!("the page at {} panicked", request.shown_path());
                     Refusal::PageFailed
                 })
             }
@@ -176,11 +177,12 @@ fn choose_subprotocol<'a>(request: &Request, config: &'a Config) -> Option<&'a s
     })
 }
 
-/// The WebSocket address of what was asked for, as the client knows this server.
+/// The WebSocket address of what was asked for, as the client knows this server, as far as a hint needs it.
 fn websocket_url(request: &Request) -> String {
+    let host = request.header("host").unwrap_or("HOST");
     format!(
         "ws://{}{}",
-        request.header("host").unwrap_or("HOST"),
-        request.path()
+        beginning(host, 255),
+        beginning(request.path(), 255),
     )
 }

@@ -1,6 +1,7 @@
 //! The `whit` command: an echo server with a heartbeat, and a page to try it at.
 
 mod allocator;
+mod descriptors;
 mod options;
 
 use async_signal::{Signal, Signals};
@@ -59,6 +60,14 @@ fn usage_failure(mistake: &Mistake) -> ExitCode {
 fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
     let server = server(options);
     server.check()?;
+    // Beside the connections: those that are turned away, the listeners, and what the reactor needs.
+    let needed = options.config.max_connections.saturating_add(100) as u64;
+    if let Some(limit) = descriptors::raise_limit().filter(|limit| *limit < needed) {
+        log::warn!(
+            "the system lets it open {limit} files, too few for {} connections: see ulimit -n",
+            options.config.max_connections
+        );
+    }
     let mut listener = Listener::default();
     for addr in &options.listen {
         listener.join(Listener::bind(addr.as_str())?);

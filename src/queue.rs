@@ -118,5 +118,14 @@ pub(crate) struct Taker(Pin<Box<Receiver<Message>>>);
 /// What a queued message takes beside its slot: the payload, and what the allocator and its counter add.
 fn allocated(message: &Message) -> usize {
     const OVERHEAD_BYTES: usize = 64;
-    message.len() + OVERHEAD_BYTES
+    const PAGE_BYTES: usize = 4096;
+    /// Allocators give whole pages to what is longer, and so does the command's.
+    const LONG_BYTES: usize = 4 * PAGE_BYTES;
+
+    let bytes = message.len() + OVERHEAD_BYTES;
+    if bytes > LONG_BYTES {
+        bytes.next_multiple_of(PAGE_BYTES)
+    } else {
+        bytes
+    }
 }

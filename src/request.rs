@@ -1,6 +1,6 @@
 //! One HTTP/1.1 request head in, under a byte cap (RFC 9112).
 
-use crate::{budget::Charge, error::Refusal, socket::Socket};
+use crate::{budget::Charge, close::beginning, error::Refusal, socket::Socket};
 use httparse::Status;
 use std::{fmt, net::SocketAddr, ops::Range};
 
@@ -73,6 +73,11 @@ impl Request {
             .flat_map(|value| value.split(','))
             .map(|member| member.trim_matches([' ', '\t']))
             .filter(|member| !member.is_empty())
+    }
+
+    /// The path as the log shows it: the client has no say in how long a line gets.
+    pub(crate) fn shown_path(&self) -> impl fmt::Display {
+        beginning(self.path(), 255).escape_debug()
     }
 
     /// What it keeps allocated, in bytes.

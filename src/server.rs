@@ -356,7 +356,7 @@ fn network(ip: IpAddr) -> IpAddr {
 async fn accept(house: &Rc<House>, listener: &Listener, executor: &LocalExecutor<'static>) {
     /// Out of descriptors or memory: what is there needs time to end.
     const PAUSE: Duration = Duration::from_millis(100);
-    /// So many are told that there is no room; the rest are dropped unheard.
+    /// So many are told that there is no room, and heard out; the rest are told and dropped.
     const MAX_TURNED_AWAY: usize = 64;
 
     let turned_away = Rc::new(Cell::new(0));
@@ -382,7 +382,10 @@ async fn accept(house: &Rc<House>, listener: &Listener, executor: &LocalExecutor
                 }
                 Err(refusal) => {
                     house.stats.count_refused(&refusal);
-                    log::debug!("{} dropped: {refusal}", Peer(peer));
+                    log::debug!("{} turned away: {refusal}", Peer(peer));
+                    // It may hear it all the same.
+                    let words = Response::from(&refusal).into_bytes(true);
+                    future::poll_once(socket.write(&words)).await;
                 }
             },
             // The client was gone before it was accepted.
@@ -424,8 +427,9 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
     let (mut request, already_read) = match head.await {
         Ok(read) => read,
         Err(Unread::Refused(refusal)) => {
-            charge.set(0);
-            return refuse(house, &socket, peer, &refusal, true).await;
+            charge.set(Refusal::MAX_ANSWER_BYTES);
+            let refusing = refuse(house, &socket, peer, &refusal, true);
+            return future::or(refusing, seat.account.shed()).await;
         }
         Err(Unread::Gone) => {
             return log::debug!("{} went away before its request was complete", Peer(peer));
@@ -472,7 +476,7 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
                 "{} {} {}",
                 Peer(peer),
                 response.status(),
-                request.path().escape_debug()
+                request.shown_path()
             );
             let bytes = response.into_bytes(request.method() != "HEAD");
             charge.set(bytes.capacity());
@@ -480,7 +484,11 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
         }
         Err(refusal) => {
             let with_body = request.method() != "HEAD";
-            refuse(house, &socket, peer, &refusal, with_body).await;
+            drop(request);
+            // No words of ours are longer.
+            charge.set(Refusal::MAX_ANSWER_BYTES);
+            let refusing = refuse(house, &socket, peer, &refusal, with_body);
+            future::or(refusing, seat.account.shed()).await;
         }
     }
 }

@@ -64,8 +64,8 @@ impl StatsHandle {
     }
 
     /// Waits until a load has passed: what is charged to
-    /// [`memory_budget_bytes`](field@crate::Config::memory_budget_bytes) has fallen below a quarter of the most since the last
-    /// time, which was at least 256 KiB, and has stayed there for a second.
+    /// [`memory_budget_bytes`](field@crate::Config::memory_budget_bytes) has fallen by a quarter of the most since the last
+    /// time, and by 256 KiB at least, and has stayed there for a tenth of a second.
     ///
     /// An allocator keeps some of what was freed for the next time. This is the moment to ask for it, at most once a second
     /// and never while nothing happens: with glibc by `malloc_trim(0)`, in a loop beside the server, as the command does.

@@ -135,15 +135,7 @@ fn the_last_quarter_is_kept_for_those_who_are_there() {
 
 #[test]
 fn the_one_that_holds_the_most_is_shed_with_1013() {
-    let conns: Rc<RefCell<Vec<Connection>>> = Rc::default();
-    let keeper = conns.clone();
-    let server = Server::new().config(small()).route("/echo", echo).route(
-        "/keep",
-        move |conn: Connection| {
-            keeper.borrow_mut().push(conn.clone());
-            async move { Err::<(), _>(conn.closed().await) }
-        },
-    );
+    let (server, conns) = keeping(small());
     let stats = server.stats_handle();
     testing::run(server, |server| async move {
         let mut good = server.connect("/echo").await.unwrap();
@@ -179,7 +171,106 @@ fn the_one_that_holds_the_most_is_shed_with_1013() {
                 assert_eq!(raws[raw].read_frame().await, (BINARY, vec![0; 20_000]));
             }
         }
-        assert!(stats.snapshot().memory_peak_bytes < MIB + 50_000);
+        assert!(stats.snapshot().memory_peak_bytes < MIB + 100_000);
+    });
+}
+
+/// Handlers at `/keep` that do nothing until the end, and their connections.
+fn keeping(config: Config) -> (Server, Rc<RefCell<Vec<Connection>>>) {
+    let conns: Rc<RefCell<Vec<Connection>>> = Rc::default();
+    let keeper = conns.clone();
+    let server = Server::new().config(config).route("/echo", echo).route(
+        "/keep",
+        move |conn: Connection| {
+            keeper.borrow_mut().push(conn.clone());
+            async move { Err::<(), _>(conn.closed().await) }
+        },
+    );
+    (server, conns)
+}
+
+#[test]
+fn a_few_that_hoard_do_not_lock_the_door() {
+    let (server, conns) = keeping(small());
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut hoarders = Vec::new();
+        for _ in 0..4 {
+            hoarders.push(Raw::open_holding(&server, "/keep", 100).await);
+        }
+        // More than three quarters, and less than it takes for anyone to wait.
+        for conn in &*conns.borrow() {
+            (0..10).for_each(|_| conn.try_write(vec![0; 20_000]).unwrap());
+        }
+        let used = stats.snapshot().memory_used_bytes;
+        assert!((MIB / 4 * 3..MIB / 8 * 7).contains(&used), "{used}");
+        let refused = server.connect("/echo").await.unwrap_err();
+        assert_eq!(refused.status, 503);
+        until(&stats, |stats| stats.memory_used_bytes < MIB / 4 * 3).await;
+        let mut newcomer = server.connect("/echo").await.unwrap();
+        newcomer.write("let in").await.unwrap();
+        assert_eq!(newcomer.read().await.unwrap(), Message::from("let in"));
+        assert_eq!(stats.snapshot().shed, 1);
+    });
+}
+
+#[test]
+fn many_that_are_refused_hold_up_no_one() {
+    // The refused stay as long as they may, which is longer than this test.
+    let config = small().close_timeout(Duration::from_secs(60));
+    let server = Server::new().config(config).route("/ws", echo);
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut good = server.connect("/ws").await.unwrap();
+        let mut many: Vec<_> = (0..50).map(|_| Raw::new(&server)).collect();
+        until(&stats, |stats| stats.memory_used_bytes > MIB / 3 * 2).await;
+        let head = format!(
+            "GET /nothing HTTP/1.1\r\nHost: a\r\nX: {}\r\n",
+            "x".repeat(8000)
+        );
+        for raw in &mut many {
+            raw.send(&head).await;
+        }
+        for raw in &mut many {
+            raw.send("\r\n").await;
+        }
+        for _ in 0..10 {
+            good.write("not held up").await.unwrap();
+            assert_eq!(good.read().await.unwrap(), Message::from("not held up"));
+        }
+        until(&stats, |stats| stats.refused.values().sum::<u64>() == 50).await;
+        good.write("nor now").await.unwrap();
+        assert_eq!(good.read().await.unwrap(), Message::from("nor now"));
+    });
+}
+
+#[test]
+fn what_is_kept_after_the_end_is_nobodys_to_shed() {
+    let (server, conns) = keeping(small());
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut good = server.connect("/echo").await.unwrap();
+        let mut ended = Raw::open(&server, "/keep").await;
+        for _ in 0..12 {
+            ended.send(frame(BINARY, vec![0; 55_000])).await;
+        }
+        ended.send(frame(CLOSE, close_payload(1000, ""))).await;
+        assert_eq!(ended.read_close().await.0, 1000);
+        drop(ended);
+        until(&stats, |stats| stats.open == 1).await;
+        assert!(stats.snapshot().memory_used_bytes > 500_000);
+
+        let _live = Raw::open_holding(&server, "/keep", 100).await;
+        let live = conns.borrow()[1].clone();
+        while live.try_write(vec![0; 20_000]).is_ok() {}
+        let closed = live.closed().await;
+        assert_eq!(closed.code(), CloseCode::TRY_AGAIN_LATER);
+        assert_eq!(stats.snapshot().shed, 1);
+        good.write("unharmed").await.unwrap();
+        assert_eq!(good.read().await.unwrap(), Message::from("unharmed"));
+        conns.borrow_mut().clear();
+        drop(live);
+        until(&stats, |stats| stats.memory_used_bytes < 100_000).await;
     });
 }
 

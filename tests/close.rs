@@ -547,10 +547,22 @@ fn a_broken_rule_is_told_with_its_code_and_never_by_a_reset() {
 
 #[test]
 fn the_end_of_a_handler_closes_as_it_ended() {
+    #[derive(Debug)]
+    struct Unspeakable;
+
+    impl std::fmt::Display for Unspeakable {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("it cannot be told");
+        }
+    }
+
+    impl std::error::Error for Unspeakable {}
+
     async fn ended(conn: Connection) -> Result<(), Box<dyn std::error::Error>> {
         match conn.request().query() {
             Some("ok") => Ok(()),
             Some("error") => Err("it went wrong".into()),
+            Some("unspeakable") => Err(Unspeakable.into()),
             _ => panic!("it went very wrong"),
         }
     }
@@ -558,7 +570,13 @@ fn the_end_of_a_handler_closes_as_it_ended() {
         Server::new().route("/ws", ended).route("/echo", echo),
         |server| async move {
             let mut other = server.connect("/echo").await.unwrap();
-            for (query, code) in [("ok", 1000), ("error", 1011), ("panic", 1011)] {
+            let ends = [
+                ("ok", 1000),
+                ("error", 1011),
+                ("unspeakable", 1011),
+                ("panic", 1011),
+            ];
+            for (query, code) in ends {
                 let mut raw = Raw::open(&server, &format!("/ws?{query}")).await;
                 assert_eq!(raw.read_close().await.0, code, "{query}");
                 raw.send(frame(CLOSE, close_payload(code, ""))).await;

@@ -63,8 +63,12 @@ impl Running {
 
     /// A WebSocket whose handshake is done.
     fn connect(&self) -> TcpStream {
+        self.connect_to("/ws")
+    }
+
+    fn connect_to(&self, path: &str) -> TcpStream {
         let mut stream = self.ask(&format!(
-            "GET /ws HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
             self.addr
         ));
@@ -301,6 +305,19 @@ fn it_logs_each_connection_and_drains_on_a_signal() {
             "{log}"
         );
     }
+}
+
+#[test]
+fn a_client_has_no_say_in_how_long_a_line_of_the_log_is() {
+    let running = Running::start(&["--path", "/r/*", "--heartbeat", "off"]);
+    let mut client = running.connect_to(&format!("/r/{}", "\u{80}".repeat(3000)));
+    running.get(&format!("/{}", "y".repeat(6000)));
+    running.signal("TERM");
+    assert_eq!(read_close(&mut client), 1001);
+    drop(client);
+    let (log, _) = running.end();
+    assert!(log.contains(" open\n") && log.contains("404"), "{log}");
+    assert!(log.lines().all(|line| line.len() < 2000), "{log}");
 }
 
 #[test]

@@ -94,6 +94,17 @@ fn what_is_not_there_is_404_and_what_cannot_be_done_405() {
 }
 
 #[test]
+fn what_a_client_says_of_itself_is_not_told_back_at_length() {
+    testing::run(server(), |server| async move {
+        let long = "x".repeat(7000);
+        let head = format!("GET /ws HTTP/1.1\r\nHost: {long}\r\n\r\n");
+        let answer = ask(&server, head).await;
+        assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
+        assert!(answer.len() < 2000, "{}", answer.len());
+    });
+}
+
+#[test]
 fn a_path_can_have_a_page_and_a_route() {
     let server = Server::new()
         .page("/", |_| Response::text("page"))

@@ -5,6 +5,22 @@ source "$(dirname "$0")/../clients/common.sh"
 need_whit
 ulimit -n 8192
 
+(
+    ulimit -Sn 64
+    start_server --heartbeat off
+    read -r soft hard < <(awk '/^Max open files/ {print $4, $5}' "/proc/$server_pid/limits")
+    [ "$soft" = "$hard" ] || fail "it may open $hard files and lets itself open $soft"
+    stop_server
+    ! grep "ulimit" "$server_log" || fail "it warns without a reason"
+
+    ulimit -Hn 64
+    start_server --heartbeat off
+    stop_server
+    grep -q "it open 64 files, too few for 1024 connections: see ulimit -n" "$server_log" ||
+        fail "it does not say that it may open too few files"
+)
+ok "it has as many descriptors as it may, and says when they are too few"
+
 start_server --max-connections-per-ip off --heartbeat off
 prlimit --pid "$server_pid" --nofile=40:40
 python3 "$(dirname "$0")/faults.py" descriptors "$address" "$server_pid"
