@@ -60,14 +60,7 @@ fn usage_failure(mistake: &Mistake) -> ExitCode {
 fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
     let server = server(options);
     server.check()?;
-    // Beside the connections: those that are turned away, the listeners, and what the reactor needs.
-    let needed = options.config.max_connections.saturating_add(100) as u64;
-    if let Some(limit) = descriptors::raise_limit().filter(|limit| *limit < needed) {
-        log::warn!(
-            "the system lets it open {limit} files, too few for {} connections: see ulimit -n",
-            options.config.max_connections
-        );
-    }
+    let max_files = descriptors::raise_limit();
     let mut listener = Listener::default();
     for addr in &options.listen {
         listener.join(Listener::bind(addr.as_str())?);
@@ -78,6 +71,14 @@ fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
         let mut signals = Signals::new([Signal::Int, Signal::Term])?;
         for addr in listener.local_addrs() {
             say(&format_args!("listening on ws://{addr}{}", options.path));
+        }
+        // Beside the connections: those that are turned away, the listeners, and what the reactor needs.
+        let needed = options.config.max_connections.saturating_add(100) as u64;
+        if let Some(limit) = max_files.filter(|limit| *limit < needed) {
+            log::warn!(
+                "the system lets it open {limit} files, too few for {} connections: see ulimit -n",
+                options.config.max_connections
+            );
         }
         let ending = async {
             signals.next().await;

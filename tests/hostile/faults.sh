@@ -5,7 +5,9 @@ source "$(dirname "$0")/../clients/common.sh"
 need_whit
 ulimit -n 8192
 
+mkdir "$temp/limited"
 (
+    temp=$temp/limited
     ulimit -Sn 64
     start_server --heartbeat off
     read -r soft hard < <(awk '/^Max open files/ {print $4, $5}' "/proc/$server_pid/limits")
