@@ -1,0 +1,109 @@
+# How the servers are built, started and measured. Sourced by run.sh.
+
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+target=${CARGO_TARGET_DIR:-$here/target}
+temp=$(mktemp -d)
+server_pid=
+# By server: what starts it.
+declare -A commands
+left_out=()
+
+fail() {
+    echo "fail: $*" >&2
+    exit 1
+}
+
+end_server() {
+    [ -n "$server_pid" ] || return 0
+    kill -KILL "$server_pid" 2>/dev/null || true
+    # Or the shell would report it as killed.
+    wait "$server_pid" 2>/dev/null || true
+    server_pid=
+}
+trap 'end_server; rm -rf "$temp"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# quietly COMMAND...: shows what it says only where it fails.
+quietly() {
+    "$@" >"$temp/said" 2>&1 || { tail -n 20 "$temp/said" >&2; return 1; }
+}
+
+# need_package PACKAGE CHECK...: installs the Debian package unless the check succeeds.
+need_package() {
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 && return
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || { echo "the package $package is missing" >&2; return 1; }
+    quietly apt-get update && DEBIAN_FRONTEND=noninteractive quietly apt-get install -y --no-install-recommends "$package" ||
+        { echo "the package $package cannot be installed" >&2; return 1; }
+}
+
+# The limit, the load and the whit of this checkout.
+build_limit() {
+    quietly cargo build --release --locked --manifest-path "$here/Cargo.toml" --target-dir "$target" || fail "the benches cannot be built"
+    load=$target/release/load
+}
+
+# build SERVER: prints the command that starts it, or fails with the reason in the last line of standard error.
+build() {
+    case $1 in
+    limit) echo "$target/release/limit" ;;
+    whit | whit-serve) build_whit "$1" "${WHIT_SOURCE:-}" ;;
+    whit@* | whit-serve@*) build_whit "${1%%@*}" "${1#*@}" ;;
+    *) echo "there is no such server" >&2; return 1 ;;
+    esac
+}
+
+# build_whit SERVER [SOURCE]: the echo server on the whit of a checkout, with the versions that its Cargo.lock has.
+build_whit() {
+    local source=$2 echo=$target/release/whit-echo crate
+    if [ -n "$source" ]; then
+        source=$(cd "$source" && pwd) || { echo "there is no checkout at $2" >&2; return 1; }
+        crate=$target/checkouts/${source//\//-}
+        mkdir -p "$crate"
+        ln -sfn "$here/src" "$crate/src"
+        sed "s|path = \"\.\.\"|path = \"$source\"|" "$here/Cargo.toml" >"$crate/Cargo.toml"
+        cp "$source/Cargo.lock" "$crate/Cargo.lock"
+        quietly cargo build --release --bin whit-echo --manifest-path "$crate/Cargo.toml" --target-dir "$crate/target" ||
+            { echo "the whit at $source cannot be built" >&2; return 1; }
+        echo=$crate/target/release/whit-echo
+    fi
+    [ "$1" = whit ] && echo "$echo" || echo "$echo --serve"
+}
+
+# can SERVER CASE: whether a server has what a case is about.
+can() {
+    case $2:$1 in
+    fan-out:limit | fan-out:whit* | fan-out:ws) ;;
+    heartbeats:limit | heartbeats:whit* | heartbeats:original | heartbeats:ws) ;;
+    fan-out:* | heartbeats:*) return 1 ;;
+    esac
+}
+
+# measure SERVER CASE: a line of JSON.
+measure() {
+    local url= tries flags=()
+    [ "$2" != heartbeats ] || flags=(--heartbeat 1s)
+    # Not quoted: a command and its arguments.
+    taskset -c "$server_core" ${commands[$1]} "${flags[@]}" >"$temp/server" 2>&1 &
+    server_pid=$!
+    for ((tries = 0; tries < 500; tries++)); do
+        url=$(sed -n 's/^listening on //p' "$temp/server")
+        [ -z "$url" ] || break
+        sleep 0.02
+    done
+    local status=0
+    if [ -n "$url" ]; then
+        sleep 0.1
+        taskset -c "$load_core" "$load" "$2" --url "$url" --pid "$server_pid" --seconds "$seconds" \
+            --tag server="$1" --tag round="$((round + 1))" || status=$?
+    else
+        echo "fail: $1 does not listen" >&2
+        status=1
+    fi
+    [ "$status" = 0 ] || tail -n 5 "$temp/server" >&2
+    end_server
+    return "$status"
+}
