@@ -52,6 +52,12 @@ build() {
     limit) echo "$target/release/limit" ;;
     whit | whit-serve) build_whit "$1" "${WHIT_SOURCE:-}" ;;
     whit@* | whit-serve@*) build_whit "${1%%@*}" "${1#*@}" ;;
+    tokio-tungstenite) build_tokio tokio-tungstenite ;;
+    tokio-tungstenite-tuned) build_tokio tokio-tungstenite --tuned ;;
+    fastwebsockets) build_tokio fastwebsockets ;;
+    gorilla | original) build_go "$1" ;;
+    ws) build_node ;;
+    libwebsockets) build_libwebsockets ;;
     *) echo "there is no such server" >&2; return 1 ;;
     esac
 }
@@ -73,6 +79,32 @@ build_whit() {
     [ "$1" = whit ] && echo "$echo" || echo "$echo --serve"
 }
 
+build_tokio() {
+    quietly cargo build --release --locked --manifest-path "$here/peers/tokio/Cargo.toml" --target-dir "$target/tokio" &&
+        echo "$target/tokio/release/$*"
+}
+
+# With Debian's Go and its packages, which need no module proxy.
+build_go() {
+    local packages=/usr/share/gocode
+    need_package golang-go go version &&
+        need_package golang-github-gorilla-websocket-dev test -d "$packages/src/github.com/gorilla/websocket" &&
+        (cd "$here/peers/go/$1" && GO111MODULE=off GOPATH=$packages quietly go build -o "$target/$1") &&
+        echo "$target/$1"
+}
+
+build_node() {
+    need_package nodejs node --version && need_package npm npm --version && mkdir -p "$target/node" || return 1
+    cp "$here"/peers/node/* "$target/node"
+    (cd "$target/node" && quietly npm ci --no-audit --no-fund --loglevel=error) && echo "node $target/node/server.js"
+}
+
+build_libwebsockets() {
+    need_package gcc gcc --version && need_package libwebsockets-dev test -e /usr/include/libwebsockets.h &&
+        quietly gcc -O2 -Wall -Wextra -Werror "$here/peers/libwebsockets/server.c" -o "$target/libwebsockets" -lwebsockets &&
+        echo "$target/libwebsockets"
+}
+
 # can SERVER CASE: whether a server has what a case is about.
 can() {
     case $2:$1 in
@@ -84,18 +116,23 @@ can() {
 
 # measure SERVER CASE: a line of JSON.
 measure() {
-    local url= tries flags=()
-    [ "$2" != heartbeats ] || flags=(--heartbeat 1s)
+    local url= tries status=0 core=$server_core flags=() schedule=()
+    case $2 in
+    heartbeats) flags=(--heartbeat 1s) ;;
+    # See "How it is measured" in README.md.
+    handshakes) core=$load_core schedule=(chrt --batch 0) ;;
+    esac
+    : >"$temp/server"
     # Not quoted: a command and its arguments.
-    taskset -c "$server_core" ${commands[$1]} "${flags[@]}" >"$temp/server" 2>&1 &
+    taskset -c "$core" "${schedule[@]}" ${commands[$1]} "${flags[@]}" >>"$temp/server" 2>&1 &
     server_pid=$!
     for ((tries = 0; tries < 500; tries++)); do
         url=$(sed -n 's/^listening on //p' "$temp/server")
         [ -z "$url" ] || break
         sleep 0.02
     done
-    local status=0
     if [ -n "$url" ]; then
+        # So that it has started, whatever it does behind that line.
         sleep 0.1
         taskset -c "$load_core" "$load" "$2" --url "$url" --pid "$server_pid" --seconds "$seconds" \
             --tag server="$1" --tag round="$((round + 1))" || status=$?

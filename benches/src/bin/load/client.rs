@@ -220,11 +220,21 @@ impl Client {
                 (stamp_end, len, &frame[stamp_end..], "another payload"),
             ] {
                 let (low, high) = (from.max(self.pos), to.min(end));
-                if low < high
-                    && here[low - self.pos..high - self.pos] != wanted[low - from..high - from]
-                {
-                    let shown = here[..here.len().min(40)].escape_ascii();
-                    return Err(self.wrong(&format!("{what}, from byte {} on: {shown}", self.pos)));
+                if low >= high {
+                    continue;
+                }
+                let came = &here[low - self.pos..high - self.pos];
+                let wanted = &wanted[low - from..high - from];
+                if came != wanted {
+                    let at = came.iter().zip(wanted).take_while(|(a, b)| a == b).count();
+                    let shown =
+                        |bytes: &[u8]| bytes[at..].iter().take(16).copied().collect::<Vec<_>>();
+                    return Err(self.wrong(&format!(
+                        "{what}: \"{}\" for \"{}\" at byte {} of the frame",
+                        shown(came).escape_ascii(),
+                        shown(wanted).escape_ascii(),
+                        low + at,
+                    )));
                 }
             }
             self.pos = end;
