@@ -73,6 +73,10 @@ struct Clients {
     clients: Vec<Client>,
     events: Vec<epoll::Event>,
     scratch: Vec<u8>,
+    /// How often to look for what has come, in place of being woken for each message: a server pays for waking a client
+    /// that is on its own machine. Of `fan-out` the ratios of one server went from 1.6 to 2.5 with that, from 1.5 to 1.8
+    /// without.
+    look_every: Option<Duration>,
 }
 
 impl Clients {
@@ -82,6 +86,7 @@ impl Clients {
             clients: Vec::new(),
             events: Vec::with_capacity(1024),
             scratch: vec![0; SCRATCH],
+            look_every: None,
         })
     }
 
@@ -120,7 +125,15 @@ impl Clients {
         until: Instant,
         mut ready: impl FnMut(&mut Client, &mut [u8]) -> Result<()>,
     ) -> Result<()> {
-        wait(&self.epoll, &mut self.events, until)?;
+        match self.look_every {
+            None => wait(&self.epoll, &mut self.events, until)?,
+            Some(time) => {
+                wait(&self.epoll, &mut self.events, Instant::now())?;
+                if self.events.is_empty() {
+                    sleep(time.min(until.saturating_duration_since(Instant::now())));
+                }
+            }
+        }
         for event in self.events.drain(..) {
             ready(
                 &mut self.clients[event.data.u64() as usize],
@@ -347,6 +360,7 @@ fn fan_out(run: &Run) -> Result<Figures> {
     const SUBSCRIBERS: u32 = 1000;
     let mut messages = Messages::new(frame::BINARY, &payload(frame::BINARY, 128), 1);
     let mut clients = Clients::connect(run, "/fan", SUBSCRIBERS, false, None)?;
+    clients.look_every = Some(Duration::from_micros(200));
     let mut publisher = Client::new(client::connect(run.addr, "/publish")?.0, 0);
     let mut published = 0;
     let mut window = Window::new(run);
@@ -363,6 +377,7 @@ fn fan_out(run: &Run) -> Result<Figures> {
 fn heartbeats(run: &Run) -> Result<Figures> {
     let messages = Messages::constant(frame::TEXT, HEARTBEAT);
     let mut clients = Clients::connect(run, "/ws", 5000, false, Some(&messages))?;
+    clients.look_every = Some(Duration::from_millis(20));
     let mut count = 0;
     let mut receive_until = |clients: &mut Clients, until: Instant| -> Result<u64> {
         let before = count;
