@@ -4,7 +4,7 @@
 //! means that there is no more); frames are unmasked and framed anew where they are; all answers go out in one call.
 //!
 //! An answer is sent when its whole frame is there, as a server with messages has to. A frame of which only a part has come
-//! goes on in a buffer of its own, out of a pool, and is read there without another copy.
+//! goes on in a buffer of its own, out of a pool: what came of it first is copied there, the rest is read into its place.
 //!
 //! At `/fan` all is sent that comes from `/publish`; at any other path it is echoed. `--heartbeat 1s` sends the text `heartbeat` to all.
 //! What a server needs beside that is not here: no limits, no timeouts, no queues, no checks of what clients send.
