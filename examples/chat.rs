@@ -103,5 +103,5 @@ fn main() -> whit::Result<()> {
         .config(Config::new().max_message_bytes(4 * 1024))
         .route("/ws", move |conn| chat(conn, room.clone()))
         .page("/", |_| Response::html(include_str!("chat.html")));
-    smol::block_on(server.serve(listener))
+    whit::block_on(server.serve(listener))?
 }

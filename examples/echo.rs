@@ -25,5 +25,5 @@ fn main() -> whit::Result<()> {
     let server = Server::new()
         .route("/ws", echo)
         .page("/", |_| Response::html(include_str!("echo.html")));
-    smol::block_on(server.serve(listener))
+    whit::block_on(server.serve(listener))?
 }

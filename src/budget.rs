@@ -1,6 +1,6 @@
 //! The whole server's memory account: what clients cause is charged to it, by what is allocated.
 
-use crate::reactor;
+use crate::{reactor, slot::Waiting};
 use event_listener::Event;
 use std::{
     cell::{Cell, RefCell},
@@ -33,6 +33,8 @@ pub(crate) struct Budget {
     last_id: Cell<u64>,
     /// Tells those who wait that something was given back.
     returned: Event,
+    /// How many wait for one of the two.
+    waiting: Cell<usize>,
 }
 
 impl Budget {
@@ -94,7 +96,7 @@ impl Budget {
 
         loop {
             while !self.load_has_passed() {
-                self.load_ended.listen().await;
+                self.told(&self.load_ended).await;
             }
             let paced = self.relieved_at.get().map(|last| last + PACE);
             let settled = reactor::now() + MOMENT;
@@ -105,6 +107,12 @@ impl Budget {
                 return;
             }
         }
+    }
+
+    /// Waits for an event that is not told where no one waits: it costs something with each message.
+    async fn told(&self, event: &Event) {
+        let _waiting = Waiting::among(&self.waiting);
+        event.listen().await;
     }
 
     fn load_has_passed(&self) -> bool {
@@ -143,6 +151,9 @@ impl Budget {
     fn give_back(&self, bytes: usize) {
         let was_over = self.is_over();
         self.used.set(self.used.get() - bytes);
+        if self.waiting.get() == 0 {
+            return;
+        }
         if was_over || !self.is_tight() {
             self.returned.notify(usize::MAX);
         }
@@ -210,6 +221,14 @@ impl Account {
         self.budget.give_back(bytes);
     }
 
+    /// What may still be charged to all.
+    pub(crate) fn room(&self) -> usize {
+        self.budget
+            .limit
+            .get()
+            .saturating_sub(self.budget.used.get())
+    }
+
     /// Nothing can be got back by shedding this one any more: its connection has ended, and what it holds is kept by the
     /// handler's own handles.
     pub(crate) fn retire(&self) {
@@ -231,7 +250,7 @@ impl Account {
     /// Waits until something was given back.
     pub(crate) async fn returned(&self) {
         self.waiting.set(true);
-        self.budget.returned.listen().await;
+        self.budget.told(&self.budget.returned).await;
         self.waiting.set(false);
     }
 
@@ -293,11 +312,6 @@ impl Charge {
             self.account.give_back(self.bytes - bytes);
         }
         self.bytes = bytes;
-    }
-
-    /// Leaves the bytes charged: someone else gives them back.
-    pub(crate) fn hand_over(mut self) {
-        self.bytes = 0;
     }
 }
 

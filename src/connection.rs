@@ -3,17 +3,17 @@
 use crate::{
     close::{CloseCode, Closed, ClosedBy},
     config::Config,
-    latch::Latch,
     link::{Link, Open},
     message::Message,
-    queue::{Rejected, Taker},
+    queue::Rejected,
     reactor,
     reader::{self, Lost},
     request::{Peer, Request},
+    slot::Once,
     wire::{FrameReader, FrameWriter},
     writer,
 };
-use futures_lite::{FutureExt, Stream, future};
+use futures_lite::{FutureExt, Stream, future, ready};
 use std::{
     error::Error,
     fmt,
@@ -86,12 +86,13 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.link.abandoned.set(());
+        self.link.abandoned.set();
     }
 }
 
+/// The wait for the next message, while there is one.
 #[derive(Default)]
-struct Messages(Option<Taker>);
+struct Messages(Option<Pin<Box<dyn Future<Output = Option<Message>>>>>);
 
 impl Clone for Messages {
     fn clone(&self) -> Self {
@@ -153,7 +154,7 @@ impl Connection {
         }
     }
 
-    /// Queues a message to be sent; waits while the outbound queue is full.
+    /// Sends a message, after all that was written before; waits while the outbound queue is full.
     ///
     /// A message that was taken is sent before the connection's Close, unless the connection breaks, or
     /// the peer closes it first.
@@ -168,21 +169,24 @@ impl Connection {
     /// it, use [`try_write`](Self::try_write).
     pub async fn write(&self, message: impl Into<Message>) -> Result<(), Closed> {
         let link = &self.handle.link;
-        link.outbound
-            .push(message.into())
-            .await
-            .map_err(|_| self.ended())
+        let Err(message) = link.send(message.into()) else {
+            return Ok(());
+        };
+        link.outbound.push(message).await.map_err(|_| self.ended())
     }
 
-    /// Queues a message to be sent if there is room for it now.
+    /// Sends a message, after all that was written before, if the outbound queue has room for it now.
     ///
     /// # Errors
     ///
     /// [`TryWriteError`] gives the message back and tells whether there was no room, or the connection is closed.
     pub fn try_write(&self, message: impl Into<Message>) -> Result<(), TryWriteError> {
         let link = &self.handle.link;
+        let Err(message) = link.send(message.into()) else {
+            return Ok(());
+        };
         link.outbound
-            .try_push(message.into())
+            .try_push(message)
             .map_err(|rejected| match rejected {
                 Rejected::Full(message) => TryWriteError::Full(message),
                 Rejected::Closed(message) => TryWriteError::Closed(message),
@@ -239,16 +243,16 @@ impl Stream for Connection {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         let Self { handle, stream } = &mut *self;
-        let link = &handle.link;
-        link.answering.set(false);
-        let taker = stream.0.get_or_insert_with(|| link.inbound.taker());
-        let next = link.inbound.poll_pop(taker, cx);
-        match &next {
-            Poll::Ready(Some(_)) => link.answering.set(true),
-            Poll::Ready(None) => link.outbound.close(),
-            Poll::Pending => {}
-        }
-        next
+        let next = stream.0.get_or_insert_with(|| {
+            let conn = Self {
+                handle: handle.clone(),
+                stream: Messages(None),
+            };
+            Box::pin(async move { conn.read().await.ok() })
+        });
+        let next = ready!(next.as_mut().poll(cx));
+        stream.0 = None;
+        Poll::Ready(next)
     }
 }
 
@@ -267,12 +271,19 @@ impl fmt::Debug for Connection {
 pub(crate) type Handling = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error>>>>>;
 pub(crate) type Handler = Rc<dyn Fn(Connection) -> Handling>;
 
+/// The parts of a connection's task that have gates of their own.
+const READING: u8 = 0;
+const WRITING: u8 = 1;
+const HANDLING: u8 = 2;
+const LOST: u8 = 3;
+const ENDING: u8 = 4;
+
 /// Runs a connection from its upgrade until nothing of it is left.
 pub(crate) async fn run(
     open: Open,
     request: Request,
-    frames_in: FrameReader,
-    frames_out: FrameWriter,
+    frames_in: Box<FrameReader>,
+    frames_out: Rc<FrameWriter>,
     handler: &Handler,
     config: &Config,
 ) {
@@ -285,29 +296,47 @@ pub(crate) async fn run(
         }),
         stream: Messages(None),
     };
-    let parted = Latch::default();
+    let parted = Once::default();
 
-    let talking = async {
-        let answered = talk(&link, frames_in, frames_out, config).await.is_ok();
-        log.close(answered);
-        parted.set(());
-    };
-    let handling = future::or(handle(&link, handler, conn), async {
+    let mut handling = pin!(handle(&link, handler, conn));
+    let mut ending = pin!(end(&link, &parted, config));
+    // In one expression, because a future that has a name before it is pinned takes its room twice.
+    let mut both = pin!(future::zip(
+        async {
+            let answered = talk(&link, frames_in, frames_out, config).await.is_ok();
+            log.close(answered);
+            parted.set();
+        },
+        future::or(
+            link.gates.pass(HANDLING, handling.as_mut()),
+            link.gates.pass(ENDING, ending.as_mut()),
+        ),
+    ));
+    let mut running = pin!(link.gates.run(both.as_mut()));
+    future::poll_fn(|cx| {
+        let poll = running.as_mut().poll(cx);
+        link.end_turn();
+        poll
+    })
+    .await;
+    link.account.retire();
+}
+
+/// Closes the connection when its handler has let go of it. A handler that does not look at its connection would outlive it
+/// without an end: this is over when it has to be dropped.
+async fn end(link: &Link, parted: &Once, config: &Config) {
+    let abandoned = async {
         link.abandoned.wait().await;
         link.close(Closed::new(ClosedBy::Local, CloseCode::NORMAL, ""));
         future::pending().await
-    });
-    // A handler that does not look at its connection would otherwise outlive it without an end.
-    let handling = future::or(handling, async {
-        parted.wait().await;
-        future::or(reactor::sleep(config.close_timeout), link.account.shed()).await;
-        log::warn!(
-            "#{} its handler has not returned in time after the end: dropped",
-            link.id
-        );
-    });
-    future::zip(talking, handling).await;
-    link.account.retire();
+    };
+    future::or(abandoned, parted.wait()).await;
+    let late = future::or(reactor::sleep(config.close_timeout), link.account.shed());
+    Box::pin(late).await;
+    log::warn!(
+        "#{} its handler has not returned in time after the end: dropped",
+        link.id
+    );
 }
 
 /// Runs the handler, and closes as its end demands.
@@ -335,18 +364,30 @@ async fn handle(link: &Link, handler: &Handler, conn: Connection) {
 /// Reads and writes until the connection is closed both ways, then ends the stream; or until it is lost.
 async fn talk(
     link: &Link,
-    mut frames_in: FrameReader,
-    mut frames_out: FrameWriter,
+    mut frames_in: Box<FrameReader>,
+    frames_out: Rc<FrameWriter>,
     config: &Config,
 ) -> Result<(), Lost> {
-    let exchange = exchange(link, &mut frames_in, &mut frames_out, config);
+    let exchange = exchange(link, &mut frames_in, &frames_out, config);
+    let mut lost = pin!(future::or(link.lost(), link.shed()));
     let parting = future::or(exchange, async {
-        future::or(link.lost(), link.shed()).await;
+        link.gates.pass(LOST, lost.as_mut()).await;
         Err(Lost)
     })
     .await;
     // Nothing more is read: what it has of a message is of no use.
     drop(frames_in);
+    // Allocated when it comes to it, or every connection's future would be larger all its life.
+    Box::pin(part(link, &frames_out, config, parting)).await
+}
+
+/// Ends the stream, in peace if there is some time for it.
+async fn part(
+    link: &Link,
+    frames_out: &FrameWriter,
+    config: &Config,
+    parting: Result<Instant, Lost>,
+) -> Result<(), Lost> {
     match parting {
         Ok(deadline) => {
             let ending = future::or(frames_out.end(), link.account.shed());
@@ -380,7 +421,7 @@ async fn talk(
 async fn exchange(
     link: &Link,
     frames_in: &mut FrameReader,
-    frames_out: &mut FrameWriter,
+    frames_out: &FrameWriter,
     config: &Config,
 ) -> Result<Instant, Lost> {
     enum First {
@@ -390,9 +431,11 @@ async fn exchange(
     let mut reading = pin!(reader::run(link, frames_in, config));
     let mut writing = pin!(writer::run(link, frames_out, config));
 
-    let first = future::or(async { First::Read(reading.as_mut().await) }, async {
-        First::Wrote(writing.as_mut().await)
-    })
+    let gates = &link.gates;
+    let first = future::or(
+        async { First::Read(gates.pass(READING, reading.as_mut()).await) },
+        async { First::Wrote(gates.pass(WRITING, writing.as_mut()).await) },
+    )
     .await;
     let deadline = || reactor::now() + config.close_timeout;
     match first {
@@ -429,9 +472,12 @@ struct Log {
 
 impl Log {
     fn open(open: Open, request: &Request) -> Self {
-        let peer = Peer(request.peer_addr());
-        let who = format!("#{} {peer} {}", open.link().id, request.shown_path());
-        log::info!("{who} open");
+        let mut who = String::new();
+        if log::log_enabled!(log::Level::Info) {
+            let peer = Peer(request.peer_addr());
+            who = format!("#{} {peer} {}", open.link().id, request.shown_path());
+            log::info!("{who} open");
+        }
         Self {
             open,
             who,

@@ -35,6 +35,11 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The system gave no means to wait for sockets and timers: the process has too many files open.
+    Reactor {
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
 impl fmt::Display for Error {
@@ -43,6 +48,7 @@ impl fmt::Display for Error {
             Self::Config { field, value, rule } => write!(f, "{field} is {value}: {rule}"),
             Self::Route { path, rule } => write!(f, "path {path:?}: {rule}"),
             Self::Listen { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
+            Self::Reactor { source } => write!(f, "cannot wait for sockets: {source}"),
         }
     }
 }
@@ -56,7 +62,7 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Listen { source, .. } => Some(source),
+            Self::Listen { source, .. } | Self::Reactor { source } => Some(source),
             Self::Config { .. } | Self::Route { .. } => None,
         }
     }

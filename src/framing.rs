@@ -1,30 +1,27 @@
-//! Frame headers (RFC 6455 5.2): read, written, and judged as early as they can be.
-//!
-//! tungstenite looks at a frame when all of it is there, and makes room for what its header claims. [`Pieces`] stands before
-//! it: it judges each header, and hands on a long data frame in fragments, each as it arrives. So a broken rule is seen at
-//! once, invalid UTF-8 too, and a claimed length costs nothing.
+//! Frame headers (RFC 6455 5.2): read, written, and judged as soon as they are complete.
 
 use crate::close::{CloseCode, Closed, ClosedBy};
 
 pub(crate) const FINAL: u8 = 0x80;
 const RESERVED: u8 = 0x70;
 const OPCODE: u8 = 0x0f;
-const CONTINUATION: u8 = 0;
+pub(crate) const CONTINUATION: u8 = 0;
+pub(crate) const TEXT: u8 = 1;
+pub(crate) const BINARY: u8 = 2;
 /// Opcodes from here on are of control frames, which are short and whole (RFC 6455 5.5).
 const FIRST_CONTROL: u8 = CLOSE;
-const CLOSE: u8 = 8;
+pub(crate) const CLOSE: u8 = 8;
+pub(crate) const PING: u8 = 9;
+pub(crate) const PONG: u8 = 10;
 const MAX_CONTROL_BYTES: u64 = 125;
 const MASKED: u8 = 0x80;
 
-/// A data frame goes on in pieces of at most this: tungstenite keeps a buffer as large as the largest that it saw.
-const PIECE_BYTES: usize = 2 * 1024;
-
 /// A frame's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Header {
+pub(crate) struct Header {
     /// The final bit, the reserved bits and the opcode.
-    first: u8,
-    len: u64,
+    pub(crate) first: u8,
+    pub(crate) len: u64,
     /// Whether the length came in as few bytes as it can, with its first bit 0.
     is_len_sound: bool,
     mask: Option<[u8; 4]>,
@@ -69,12 +66,24 @@ impl Header {
         self.first & FINAL != 0
     }
 
-    fn opcode(self) -> u8 {
+    pub(crate) fn opcode(self) -> u8 {
         self.first & OPCODE
     }
 
-    fn is_control(self) -> bool {
+    pub(crate) fn is_control(self) -> bool {
         self.opcode() >= FIRST_CONTROL
+    }
+
+    /// Whether it is of a message in one frame.
+    pub(crate) fn is_whole_message(self) -> bool {
+        self.is_final() && matches!(self.opcode(), TEXT | BINARY)
+    }
+
+    /// The mask as it stands over the payload from this offset on.
+    pub(crate) fn mask_at(self, offset: u64) -> [u8; 4] {
+        let mut mask = self.mask.unwrap_or_default();
+        mask.rotate_left((offset % 4) as usize);
+        mask
     }
 }
 
@@ -103,14 +112,12 @@ pub(crate) struct FrameLimits {
     pub(crate) max_fragments: usize,
 }
 
-/// Turns frames as they come into frames that are whole as far as they came.
+/// Takes the headers of frames out of what comes, and judges them.
 #[derive(Debug)]
-pub(crate) struct Pieces {
+pub(crate) struct Headers {
     limits: FrameLimits,
     /// The beginning of a header that is not complete.
     start: Vec<u8>,
-    /// The frame whose payload is under way.
-    frame: Option<Frame>,
     /// What the message under way has had: bytes, claimed ones included, and frames.
     message_bytes: u64,
     fragments: usize,
@@ -118,83 +125,40 @@ pub(crate) struct Pieces {
     unfinished: bool,
 }
 
-#[derive(Debug)]
-struct Frame {
-    header: Header,
-    /// How much of the payload was handed on.
-    done: u64,
-    /// Whether a header was handed on.
-    begun: bool,
-    /// The first two bytes of a Close, as far as they came.
-    close_code: u16,
-}
-
-impl Pieces {
+impl Headers {
     pub(crate) fn new(limits: FrameLimits) -> Self {
         Self {
             limits,
             start: Vec::new(),
-            frame: None,
             message_bytes: 0,
             fragments: 0,
             unfinished: false,
         }
     }
 
-    /// Takes bytes as they came and appends to `out` what is to be judged further. After a broken rule `out` has
-    /// what came before it.
-    pub(crate) fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Closed> {
-        loop {
-            let mut frame = match self.frame.take() {
-                Some(frame) => frame,
-                None => {
-                    let Some(header) = self.take_header(&mut bytes) else {
-                        return Ok(());
-                    };
-                    self.judge(header)?;
-                    Frame {
-                        header,
-                        done: 0,
-                        begun: false,
-                        close_code: 0,
-                    }
-                }
-            };
-            let wanted = usize::try_from(frame.rest()).unwrap_or(usize::MAX);
-            let (piece, after) = bytes.split_at(wanted.min(bytes.len()).min(PIECE_BYTES));
-            bytes = after;
-            frame.judge_close_code(piece)?;
-            frame.hand_on(piece, out);
-            if frame.rest() > 0 {
-                self.frame = Some(frame);
-                if bytes.is_empty() {
-                    return Ok(());
-                }
-            }
-        }
+    /// Whether a message in fragments lacks some.
+    pub(crate) fn is_message_unfinished(&self) -> bool {
+        self.unfinished
     }
 
-    /// How many bytes of the message under way were handed on.
-    pub(crate) fn under_way(&self) -> usize {
-        let rest = self.frame.as_ref().map_or(0, Frame::rest);
-        let whole = self.frame.is_none() && !self.unfinished;
-        if whole {
-            0
-        } else {
-            usize::try_from(self.message_bytes.saturating_sub(rest)).unwrap_or(usize::MAX)
-        }
+    /// Takes the next header from the front of `bytes`; `None` if more is needed for it.
+    pub(crate) fn take(&mut self, bytes: &mut &mut [u8]) -> Result<Option<Header>, Closed> {
+        let Some(header) = self.take_unjudged(bytes) else {
+            return Ok(None);
+        };
+        self.judge(header)?;
+        Ok(Some(header))
     }
 
-    fn take_header(&mut self, bytes: &mut &[u8]) -> Option<Header> {
+    fn take_unjudged(&mut self, bytes: &mut &mut [u8]) -> Option<Header> {
         if self.start.is_empty() {
             if let Some((header, len)) = Header::parse(bytes) {
-                *bytes = &bytes[len..];
+                split_off(bytes, len);
                 return Some(header);
             }
         }
-        while let Some((byte, after)) = bytes.split_first() {
-            *bytes = after;
-            self.start.push(*byte);
+        while !bytes.is_empty() {
+            self.start.extend(&*split_off(bytes, 1));
             if let Some((header, _)) = Header::parse(&self.start) {
                 self.start = Vec::new();
                 return Some(header);
@@ -251,64 +215,18 @@ impl Pieces {
             }
             CLOSE if header.len == 1 => "a Close with half a code",
             CONTINUATION if !self.unfinished => "a fragment of no message",
-            1 | 2 if self.unfinished => "a message within a message",
+            TEXT | BINARY if self.unfinished => "a message within a message",
             _ => return None,
         };
         Some(reason)
     }
 }
 
-impl Frame {
-    fn rest(&self) -> u64 {
-        self.header.len - self.done
-    }
-
-    /// Judges a Close's code once it is there (RFC 6455 7.4): tungstenite would put another in its place.
-    fn judge_close_code(&mut self, piece: &[u8]) -> Result<(), Closed> {
-        if self.header.opcode() != CLOSE {
-            return Ok(());
-        }
-        let mask = turned(self.header.mask.unwrap_or_default(), self.done);
-        for (at, (byte, mask)) in (self.done..2).zip(piece.iter().zip(mask)) {
-            self.close_code = self.close_code << 8 | u16::from(byte ^ mask);
-            if at == 1 && CloseCode::new(self.close_code).is_none() {
-                let reason = format!("a Close with the code {}", self.close_code);
-                return Err(broken(CloseCode::PROTOCOL_ERROR, &reason));
-            }
-        }
-        Ok(())
-    }
-
-    /// Hands on the next piece of the payload under a header of its own, if it needs one.
-    fn hand_on(&mut self, piece: &[u8], out: &mut Vec<u8>) {
-        let Header {
-            first, len, mask, ..
-        } = self.header;
-        let last = piece.len() as u64 == self.rest();
-        if self.header.is_control() {
-            // It may not be fragmented, and it is short.
-            if !self.begun {
-                write_header(first, len, mask, out);
-                self.begun = true;
-            }
-        } else if last || !piece.is_empty() {
-            let opcode = if self.begun {
-                CONTINUATION
-            } else {
-                first & !FINAL
-            };
-            let fin = if last { first & FINAL } else { 0 };
-            write_header(
-                opcode | fin,
-                piece.len() as u64,
-                mask.map(|mask| turned(mask, self.done)),
-                out,
-            );
-            self.begun = true;
-        }
-        out.extend(piece);
-        self.done += piece.len() as u64;
-    }
+/// Takes the first `len` bytes.
+pub(crate) fn split_off<'a>(bytes: &mut &'a mut [u8], len: usize) -> &'a mut [u8] {
+    let (taken, rest) = std::mem::take(bytes).split_at_mut(len);
+    *bytes = rest;
+    taken
 }
 
 /// What the peer is told of a rule that it broke.
@@ -316,35 +234,52 @@ pub(crate) fn broken(code: CloseCode, reason: &str) -> Closed {
     Closed::new(ClosedBy::Local, code, reason)
 }
 
-/// The mask as it stands over the payload from this offset on.
-fn turned(mut mask: [u8; 4], offset: u64) -> [u8; 4] {
-    mask.rotate_left((offset % 4) as usize);
-    mask
+/// Takes a mask off a payload (RFC 6455 5.3), or puts it on.
+pub(crate) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    // In words, of which the compiler takes several at once.
+    const WORDS: usize = 4;
+
+    let [a, b, c, d] = mask;
+    let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]).to_ne_bytes();
+    let mut blocks = payload.chunks_exact_mut(WORDS * word.len());
+    for block in &mut blocks {
+        for (byte, mask) in block.iter_mut().zip([word; WORDS].as_flattened()) {
+            *byte ^= mask;
+        }
+    }
+    for (byte, mask) in blocks.into_remainder().iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= mask;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn claiming(len: u64) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        write_header(CONTINUATION, len, Some([0; 4]), &mut bytes);
-        bytes
-    }
-
     #[test]
     fn no_claimed_length_wraps_around() {
         for len in [1 << 32, (1 << 32) + 10, (1 << 63) - 1, u64::MAX] {
-            let mut pieces = Pieces::new(FrameLimits {
+            let mut headers = Headers::new(FrameLimits {
                 max_message_bytes: 100,
                 max_fragments: 10,
             });
-            let mut out = Vec::new();
-            let begun = [0x02, 0x81, 0, 0, 0, 0, b'x'];
-            assert_eq!(pieces.push(&begun, &mut out), Ok(()));
-            assert!(pieces.push(&claiming(len), &mut out).is_err(), "{len}");
-            // What was refused is not counted as there.
-            assert_eq!(pieces.under_way(), 1, "{len}");
+            let mut begun = Vec::new();
+            write_header(BINARY, 1, Some([0; 4]), &mut begun);
+            assert!(headers.take(&mut &mut *begun).unwrap().is_some());
+            let mut claiming = Vec::new();
+            write_header(CONTINUATION, len, Some([0; 4]), &mut claiming);
+            assert!(headers.take(&mut &mut *claiming).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_mask_is_taken_off_bytes_of_any_number() {
+        let mask = [1, 2, 4, 8];
+        for len in 0..100 {
+            let mut payload = vec![0; len];
+            unmask(&mut payload, mask);
+            let expected: Vec<u8> = mask.iter().copied().cycle().take(len).collect();
+            assert_eq!(payload, expected);
         }
     }
 }

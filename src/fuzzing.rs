@@ -5,17 +5,18 @@ use crate::{
     Config, Message, Request, Response,
     budget::{Account, Budget, Charge},
     connection::Handler,
+    decoder::Incoming,
     framing::FrameLimits,
     handshake::{self, Verdict},
     pipe::Pipe,
     request::{self, Unread},
     route::Routes,
     socket::Socket,
-    wire::{Fault, FrameReader, Incoming},
+    wire::{Fault, FrameReader},
 };
 use bytes::Bytes;
 use futures_lite::{AsyncWriteExt, future};
-use std::{cell::RefCell, pin::pin, rc::Rc};
+use std::{ops::ControlFlow, pin::pin, rc::Rc};
 
 /// What a request got.
 #[derive(Debug)]
@@ -96,7 +97,8 @@ pub enum End {
     Lost,
 }
 
-/// Reads the frames that arrive in these reads, the first with the handshake, before the end of the stream.
+/// Reads the frames that arrive in these reads, the first with the handshake, before the end of the stream. With `join_all` those
+/// go through tungstenite, too, that do not have to.
 ///
 /// # Panics
 ///
@@ -105,6 +107,7 @@ pub fn read_frames<'a>(
     reads: impl IntoIterator<Item = &'a [u8]>,
     max_message_bytes: usize,
     max_fragments: usize,
+    join_all: bool,
 ) -> (Vec<Event>, End) {
     let limits = FrameLimits {
         max_message_bytes,
@@ -117,19 +120,35 @@ pub fn read_frames<'a>(
     let reading = async {
         let mut frames = FrameReader::new(
             Rc::new(Socket::pipe(server)),
-            Rc::new(RefCell::new(vec![0; 16 * 1024].into())),
+            Rc::default(),
             already_read,
             limits,
             account.clone(),
-        )
-        .await;
+        );
+        if join_all {
+            frames.join_all();
+        }
         let mut events = Vec::new();
+        let mut closed = None;
         let end = loop {
-            match frames.next().await {
-                Ok(Incoming::Message(message)) => events.push(Event::Message(message)),
-                Ok(Incoming::Ping(payload)) => events.push(Event::Ping(payload)),
-                Ok(Incoming::Pong) => events.push(Event::Pong),
-                Ok(Incoming::Close { code, reason }) => break End::Closed(code.into(), reason),
+            let read = frames.read(|incoming| {
+                events.push(match incoming {
+                    Incoming::Message(message) => Event::Message(message),
+                    Incoming::Ping(payload) => Event::Ping(payload),
+                    Incoming::Pong => Event::Pong,
+                    Incoming::Close { code, reason } => {
+                        closed = Some(End::Closed(code.into(), reason));
+                        return ControlFlow::Break(());
+                    }
+                });
+                ControlFlow::Continue(())
+            });
+            let read = read.await;
+            if let Some(end) = closed {
+                break end;
+            }
+            match read {
+                Ok(()) => {}
                 Err(Fault::Violation(closed)) => break End::Violation(closed.code().into()),
                 Err(Fault::Lost(_)) => break End::Lost,
             }

@@ -2,8 +2,9 @@
 
 use crate::{
     close::{CloseCode, Closed, ClosedBy},
-    config::Config,
+    config::{Config, HEARTBEAT},
     link::{Life, Links},
+    message::Message,
     reactor,
 };
 use std::time::{Duration, Instant};
@@ -86,7 +87,8 @@ pub(crate) async fn run(links: &Links, config: &Config) {
                 .as_mut()
                 .is_some_and(|period| period.take_due(now))
             {
-                links.for_each(|link| link.control.ask(|due| due.heartbeat = true));
+                let message = Message::from(HEARTBEAT);
+                links.for_each(|link| link.heartbeat(&message));
             }
         }
     }

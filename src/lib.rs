@@ -12,15 +12,17 @@
 )]
 
 mod budget;
-#[cfg(feature = "testing")]
-mod clock;
 mod close;
 mod config;
 mod connection;
+mod decoder;
+#[cfg(all(target_os = "linux", not(whit_portable)))]
+mod epoll;
 mod error;
 mod framing;
 #[cfg(all(fuzzing, feature = "testing"))]
 pub mod fuzzing;
+mod gate;
 mod handshake;
 mod heartbeat;
 mod latch;
@@ -28,6 +30,8 @@ mod link;
 mod message;
 #[cfg(feature = "testing")]
 mod pipe;
+#[cfg(not(all(target_os = "linux", not(whit_portable))))]
+mod portable;
 mod queue;
 mod reactor;
 mod reader;
@@ -35,13 +39,17 @@ mod request;
 mod response;
 mod route;
 mod server;
+#[cfg(feature = "signals")]
+mod signals;
 #[cfg(feature = "testing")]
 mod simulation;
+mod slot;
 mod socket;
 mod stats;
 mod tcp;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod turn;
 mod wire;
 mod writer;
 
@@ -51,6 +59,7 @@ pub use crate::{
     connection::{Connection, TryWriteError},
     error::{Error, Result},
     message::{Message, Text},
+    reactor::block_on,
     request::Request,
     response::Response,
     server::{Server, ShutdownHandle},

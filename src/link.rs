@@ -4,11 +4,15 @@ use crate::{
     budget::Account,
     close::{CloseCode, Closed, ClosedBy},
     config::{Config, HEARTBEAT},
+    gate::Gates,
     latch::Latch,
+    message::Message,
     queue::Queue,
     reactor,
+    slot::{Once, Slot},
     socket::Socket,
     stats::{Count, StatsHandle},
+    wire::FrameWriter,
 };
 use bytes::Bytes;
 use event_listener::Event;
@@ -29,7 +33,7 @@ pub(crate) struct Link {
     /// The first reason to end wins.
     pub(crate) closing: Latch<Closed>,
     /// No handle of the connection is left.
-    pub(crate) abandoned: Latch<()>,
+    pub(crate) abandoned: Once,
     pub(crate) control: Control,
     pub(crate) received: Count,
     pub(crate) sent: Count,
@@ -47,14 +51,19 @@ pub(crate) struct Link {
     pinged: Cell<bool>,
     /// What was on its way to the peer, and what had arrived, when it was last looked at.
     seen: Cell<(u64, u64)>,
+    pub(crate) gates: Gates,
+    /// The server's turn in which a message was last written at once.
+    sent_at: Cell<u64>,
+    /// How many messages were sent that are not written yet.
+    unwritten: Cell<usize>,
     /// Not kept: a handle of the connection may be kept for ever.
-    socket: Weak<Socket>,
+    frames: Weak<FrameWriter>,
 }
 
 impl Link {
     pub(crate) fn new(
         links: &Links,
-        socket: &Rc<Socket>,
+        frames: &Rc<FrameWriter>,
         account: Rc<Account>,
         config: &Config,
     ) -> Self {
@@ -64,7 +73,7 @@ impl Link {
             outbound: Queue::bounded(config.outbound_capacity, account.clone()),
             account,
             closing: Latch::default(),
-            abandoned: Latch::default(),
+            abandoned: Once::default(),
             control: Control::default(),
             received: Count::default(),
             sent: Count::default(),
@@ -76,7 +85,10 @@ impl Link {
             reader_waits: Cell::new(false),
             pinged: Cell::new(false),
             seen: Cell::default(),
-            socket: Rc::downgrade(socket),
+            gates: Gates::default(),
+            sent_at: Cell::new(0),
+            unwritten: Cell::new(0),
+            frames: Rc::downgrade(frames),
         }
     }
 
@@ -112,6 +124,61 @@ impl Link {
         self.count_sent(HEARTBEAT.len());
     }
 
+    /// Sends a message past the queue and the writer, where nothing stands before it. What the connection's own task has to say
+    /// is written when its turn ends, all of it in one call. What others say, as who has a message for many, is written at once: that costs a
+    /// system call and nothing else; but only once in a turn of the server's, so that a second one is not alone.
+    pub(crate) fn send(&self, message: Message) -> Result<(), Message> {
+        let of_task = self.gates.is_polled();
+        let turn = self.stats.wakeups();
+        if self.outbound.is_closed()
+            || !self.outbound.is_empty()
+            || !self.control.is_empty()
+            || !of_task && self.sent_at.get() == turn
+        {
+            return Err(message);
+        }
+        let Some(frames) = self.frames.upgrade() else {
+            return Err(message);
+        };
+        let message_bytes = message.len();
+        frames.try_push(message)?;
+        self.count_sent(message_bytes);
+        self.unwritten.set(self.unwritten.get() + 1);
+        let is_much = frames.is_full() || self.unwritten.get() >= self.outbound.capacity();
+        if !of_task || is_much {
+            self.sent_at.set(turn);
+            self.write(&frames);
+        }
+        Ok(())
+    }
+
+    /// Writes what the connection's task has sent in its turn.
+    pub(crate) fn end_turn(&self) {
+        if self.unwritten.get() > 0 {
+            if let Some(frames) = self.frames.upgrade() {
+                self.write(&frames);
+            }
+        }
+    }
+
+    fn write(&self, frames: &FrameWriter) {
+        self.unwritten.set(0);
+        if !frames.try_write() {
+            self.control.ask(|due| due.rest = true);
+        }
+    }
+
+    /// Sends the heartbeat, as soon as it can be.
+    pub(crate) fn heartbeat(&self, message: &Message) {
+        if self.closing.is_set() {
+            return;
+        }
+        match self.send(message.clone()) {
+            Ok(()) => self.heartbeats.set(self.heartbeats.get() + 1),
+            Err(_) => self.control.ask(|due| due.heartbeat = true),
+        }
+    }
+
     /// How long no message has passed in either direction, as far as it was looked at: not before the last call.
     pub(crate) fn idle_for(&self, now: Instant) -> Duration {
         let passed = self.received.totals().0 + self.sent.totals().0 - self.heartbeats.get();
@@ -126,27 +193,27 @@ impl Link {
 
     /// Asks the writer for a Ping. The next [`life`](Self::life) tells of it.
     pub(crate) fn ping(&self) {
-        let Some(socket) = self.socket.upgrade().filter(|_| !self.closing.is_set()) else {
+        let Some(frames) = self.frames.upgrade().filter(|_| !self.closing.is_set()) else {
             return;
         };
-        socket.take_heard();
-        self.look(&socket);
+        frames.socket().take_heard();
+        self.look(frames.socket());
         self.pinged.set(true);
         self.control.ask(|due| due.ping = true);
     }
 
     /// How the peer has shown that it lives, since it was pinged or last looked at.
     pub(crate) fn life(&self) -> Life {
-        let Some(socket) = self.socket.upgrade().filter(|_| self.pinged.take()) else {
+        let Some(frames) = self.frames.upgrade().filter(|_| self.pinged.take()) else {
             return Life::Answered;
         };
-        if socket.take_heard() {
+        if frames.socket().take_heard() {
             return Life::Answered;
         }
         // No pong is read then: what the peer's system acknowledges, the Ping included, is all there is to know.
         let deaf = self.reader_waits.get() || self.account.is_waiting();
         let (was_underway, had_arrived) = self.seen.get();
-        let (underway, arrived) = self.look(&socket);
+        let (underway, arrived) = self.look(frames.socket());
         if deaf && underway == 0 {
             Life::Answered
         } else if (deaf || was_underway > 0) && arrived > had_arrived {
@@ -209,15 +276,17 @@ pub(crate) enum Life {
 pub(crate) struct Control {
     due: RefCell<Due>,
     /// Tells the writer that something is due.
-    asked: Event,
+    asked: Slot,
     /// Tells the reader that pongs were taken.
-    taken: Event,
+    taken: Slot,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Due {
     pub(crate) ping: bool,
     pub(crate) heartbeat: bool,
+    /// Of what was sent past the queue.
+    pub(crate) rest: bool,
     pub(crate) pongs: VecDeque<Bytes>,
 }
 
@@ -226,37 +295,41 @@ impl Due {
     const MAX_PONGS: usize = 16;
 
     pub(crate) fn is_empty(&self) -> bool {
-        !self.ping && !self.heartbeat && self.pongs.is_empty()
+        !self.ping && !self.heartbeat && !self.rest && self.pongs.is_empty()
     }
 }
 
 impl Control {
     pub(crate) fn ask(&self, what: impl FnOnce(&mut Due)) {
         what(&mut self.due.borrow_mut());
-        self.asked.notify(1);
+        self.asked.wake();
     }
 
-    /// Has a Pong sent; waits while too many others are.
-    pub(crate) async fn pong(&self, payload: Bytes) {
-        while self.due.borrow().pongs.len() >= Due::MAX_PONGS {
-            self.taken.listen().await;
-        }
-        self.ask(|due| due.pongs.push_back(payload));
+    pub(crate) fn is_empty(&self) -> bool {
+        self.due.borrow().is_empty()
+    }
+
+    /// Whether so many pongs are due that no more is read.
+    pub(crate) fn is_full(&self) -> bool {
+        self.due.borrow().pongs.len() >= Due::MAX_PONGS
+    }
+
+    /// Waits until it is not full.
+    pub(crate) async fn room(&self) {
+        self.taken.until(|| (!self.is_full()).then_some(())).await;
     }
 
     pub(crate) fn take(&self) -> Due {
         let due = self.due.take();
         if !due.pongs.is_empty() {
-            self.taken.notify(1);
+            self.taken.wake();
         }
         due
     }
 
     /// Waits until something is due.
     pub(crate) async fn wait(&self) {
-        while self.due.borrow().is_empty() {
-            self.asked.listen().await;
-        }
+        self.asked.until(|| (!self.is_empty()).then_some(())).await;
     }
 }
 

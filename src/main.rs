@@ -4,8 +4,7 @@ mod allocator;
 mod descriptors;
 mod options;
 
-use async_signal::{Signal, Signals};
-use futures_lite::{StreamExt, future};
+use futures_lite::future;
 use options::{Invocation, Mistake, Options};
 use std::{
     error::Error,
@@ -65,11 +64,11 @@ fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
     for addr in &options.listen {
         listener.join(Listener::bind(addr.as_str())?);
     }
-    let shutdown = server.shutdown_handle();
+    let addrs = listener.local_addrs();
     let stats = server.stats_handle();
-    smol::block_on(async {
-        let mut signals = Signals::new([Signal::Int, Signal::Term])?;
-        for addr in listener.local_addrs() {
+    // It comes second, so that signals are heeded by the time that it says so.
+    let telling_and_trimming = async {
+        for addr in addrs {
             say(&format_args!("listening on ws://{addr}{}", options.path));
         }
         // Beside the connections: those that are turned away, the listeners, and what the reactor needs.
@@ -80,26 +79,13 @@ fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
                 options.config.max_connections
             );
         }
-        let ending = async {
-            signals.next().await;
-            log::info!("shutting down");
-            shutdown.shut_down();
-            let second = signals.next().await;
-            // 128 and the number of the signal, as shells count.
-            let number = match second {
-                Some(Ok(Signal::Term)) => 15,
-                _ => 2,
-            };
-            std::process::exit(128 + number)
-        };
-        let trimming = async {
-            loop {
-                stats.relieved().await;
-                allocator::trim();
-            }
-        };
-        Ok(future::or(server.serve(listener), future::or(ending, trimming)).await?)
-    })
+        loop {
+            stats.relieved().await;
+            allocator::trim();
+        }
+    };
+    let serving = server.shut_down_on_signals().serve(listener);
+    Ok(whit::block_on(future::or(serving, telling_and_trimming))??)
 }
 
 fn server(options: &Options) -> Server {

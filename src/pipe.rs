@@ -91,6 +91,19 @@ impl Pipe {
         Poll::Ready(Ok(count))
     }
 
+    pub(crate) fn poll_read_more(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
+        let mut bytes = vec![0; buf.capacity() - buf.len()];
+        let result = self.poll_read(cx, &mut bytes);
+        if let Poll::Ready(Ok(count)) = result {
+            buf.extend(&bytes[..count]);
+        }
+        result
+    }
+
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut channel = self.outgoing.borrow_mut();
         if channel.broken || channel.ended {

@@ -1,21 +1,230 @@
 //! Readiness of sockets, and time: the one place that knows who waits for what.
+//!
+//! [`block_on`] waits for all of it in one system call; [`nested`] leaves the waiting to somebody else's executor.
 
-#[cfg(feature = "testing")]
-use crate::clock;
-use futures_lite::{future, ready};
-use smol::{Async, Timer};
+#[cfg(all(target_os = "linux", not(whit_portable)))]
+pub(crate) use crate::epoll::{Io, Sockets};
+#[cfg(not(all(target_os = "linux", not(whit_portable))))]
+pub(crate) use crate::portable::{Io, Sockets};
+
+use crate::error::{Error, Result};
+use futures_lite::future;
+use smol::Timer;
 use std::{
-    cell::Cell,
-    io::{self, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    task::{Context, Poll},
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    io,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
+thread_local! {
+    /// The reactor of what is being polled.
+    static CURRENT: RefCell<Option<Rc<Reactor>>> = const { RefCell::new(None) };
+}
+
+fn current() -> Option<Rc<Reactor>> {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+/// Sockets and timers that are waited for together.
+#[derive(Debug)]
+pub(crate) struct Reactor {
+    source: Source,
+    timers: RefCell<BTreeMap<(Instant, u64), Waker>>,
+    last_timer: Cell<u64>,
+}
+
+#[derive(Debug)]
+enum Source {
+    System(#[cfg_attr(whit_portable, allow(dead_code))] Rc<Sockets>),
+    /// No sockets, and a time that stands still until it is moved.
+    #[cfg(feature = "testing")]
+    Stopped(Cell<Instant>),
+}
+
+impl Reactor {
+    fn from_source(source: Source) -> Rc<Self> {
+        Rc::new(Self {
+            source,
+            timers: RefCell::default(),
+            last_timer: Cell::new(0),
+        })
+    }
+
+    /// Time stands still for all that is polled within it.
+    #[cfg(feature = "testing")]
+    pub(crate) fn stopped() -> Rc<Self> {
+        Self::from_source(Source::Stopped(Cell::new(Instant::now())))
+    }
+
+    /// Runs `what` as a part of this reactor.
+    pub(crate) fn enter<T>(self: &Rc<Self>, what: impl FnOnce() -> T) -> T {
+        struct Leave(Option<Rc<Reactor>>);
+
+        impl Drop for Leave {
+            fn drop(&mut self) {
+                CURRENT.set(self.0.take());
+            }
+        }
+
+        let _leave = Leave(CURRENT.replace(Some(self.clone())));
+        what()
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        match &self.source {
+            Source::System(_) => Instant::now(),
+            #[cfg(feature = "testing")]
+            Source::Stopped(now) => now.get(),
+        }
+    }
+
+    /// Moves a time that stands still, and wakes those whose time has come.
+    #[cfg(feature = "testing")]
+    pub(crate) fn set_now(&self, to: Instant) {
+        if let Source::Stopped(now) = &self.source {
+            now.set(to.max(now.get()));
+        }
+        self.wake_sleepers();
+    }
+
+    /// When the first of those who sleep is to be woken.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        let timers = self.timers.borrow();
+        timers.keys().next().map(|(deadline, _)| *deadline)
+    }
+
+    fn wake_sleepers(&self) {
+        if self.timers.borrow().is_empty() {
+            return;
+        }
+        let now = self.now();
+        loop {
+            let mut timers = self.timers.borrow_mut();
+            match timers.first_entry() {
+                Some(first) if first.key().0 <= now => {
+                    let waker = first.remove();
+                    drop(timers);
+                    waker.wake();
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Runs a future on this thread until it is ready, as [`smol::block_on`] does. A server that is
+/// [served](crate::Server::serve) within it waits as lean as one that is [run](crate::Server::run): in one system call for
+/// all sockets and timers, with no thread beside this one.
+///
+/// Timers and sockets of smol's work, too; they have a thread of their own as soon as there are any.
+///
+/// # Errors
+///
+/// [`Error::Reactor`] if the system gives no means to wait.
+///
+/// # Examples
+///
+/// Two servers on one thread:
+///
+/// ```
+/// use futures_lite::future;
+/// use whit::{Listener, Server};
+///
+/// let (one, other) = (Server::new(), Server::new());
+/// # one.shutdown_handle().shut_down();
+/// # other.shutdown_handle().shut_down();
+/// let both = future::zip(
+///     one.serve(Listener::bind("127.0.0.1:0")?),
+///     other.serve(Listener::bind("127.0.0.1:0")?),
+/// );
+/// let (one, other) = whit::block_on(both)?;
+/// one.and(other)?;
+/// # Ok::<(), whit::Error>(())
+/// ```
+pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
+    #[cfg(all(target_os = "linux", not(whit_portable)))]
+    return wait_for(future);
+    #[cfg(not(all(target_os = "linux", not(whit_portable))))]
+    return smol::block_on(nested(future));
+}
+
+/// Runs a future on a thread that waits for nothing else.
+#[cfg(all(target_os = "linux", not(whit_portable)))]
+fn wait_for<T>(future: impl Future<Output = T>) -> Result<T> {
+    let sockets = Sockets::new().map_err(no_reactor)?;
+    let bell = sockets.bell().map_err(no_reactor)?;
+    let reactor = Reactor::from_source(Source::System(sockets.clone()));
+    let waker = Waker::from(bell.clone());
+    let mut future = pin!(future);
+    loop {
+        bell.reset();
+        let poll = reactor.enter(|| future.as_mut().poll(&mut Context::from_waker(&waker)));
+        if let Poll::Ready(value) = poll {
+            return Ok(value);
+        }
+        let next = reactor.next_timer();
+        let timeout = next.map(|next| next.saturating_duration_since(reactor.now()));
+        sockets.wait(&bell, timeout);
+        reactor.wake_sleepers();
+    }
+}
+
+/// Runs a future with a reactor of its own, which waits in async-io. Where there is a reactor already it is a part of that.
+pub(crate) async fn nested<T>(future: impl Future<Output = T>) -> Result<T> {
+    if current().is_some() {
+        return Ok(future.await);
+    }
+    let sockets = Sockets::new().map_err(no_reactor)?;
+    let readiness = sockets.nested().map_err(no_reactor)?;
+    let reactor = Reactor::from_source(Source::System(sockets.clone()));
+    let mut timer = Timer::never();
+    let mut timer_at = None;
+    let mut future = pin!(future);
+    let polling = future::poll_fn(|cx| {
+        loop {
+            sockets.look();
+            reactor.wake_sleepers();
+            if let Poll::Ready(value) = reactor.enter(|| future.as_mut().poll(cx)) {
+                return Poll::Ready(value);
+            }
+            let next = reactor.next_timer();
+            if next != timer_at {
+                timer = next.map_or_else(Timer::never, Timer::at);
+                timer_at = next;
+            }
+            let time_is_up = Pin::new(&mut timer).poll(cx).is_ready();
+            if !time_is_up && !readiness.poll_ready(cx) {
+                return Poll::Pending;
+            }
+            if time_is_up {
+                timer_at = None;
+            }
+        }
+    });
+    Ok(polling.await)
+}
+
+fn no_reactor(source: io::Error) -> Error {
+    Error::Reactor { source }
+}
+
+/// The sockets that what is being polled waits with.
+#[cfg(all(target_os = "linux", not(whit_portable)))]
+pub(crate) fn sockets() -> io::Result<Rc<Sockets>> {
+    match current().as_deref().map(|reactor| &reactor.source) {
+        Some(Source::System(sockets)) => Ok(sockets.clone()),
+        _ => Err(io::Error::other("there is no reactor to wait for sockets")),
+    }
+}
+
 pub(crate) fn now() -> Instant {
     #[cfg(feature = "testing")]
-    if let Some(now) = clock::now() {
-        return now;
+    if let Some(reactor) = current() {
+        return reactor.now();
     }
     Instant::now()
 }
@@ -25,11 +234,10 @@ pub(crate) async fn sleep(duration: Duration) {
 }
 
 pub(crate) async fn sleep_until(deadline: Instant) {
-    #[cfg(feature = "testing")]
-    if clock::now().is_some() {
-        return clock::sleep_until(deadline).await;
+    match current() {
+        Some(reactor) => Sleep::new(reactor, deadline).await,
+        None => drop(Box::pin(Timer::at(deadline)).await),
     }
-    Timer::at(deadline).await;
 }
 
 /// Runs `future` until `deadline`; `None` if it was not done by then.
@@ -52,110 +260,38 @@ pub(crate) async fn timeout<T>(duration: Duration, future: impl Future<Output = 
     .await
 }
 
-/// A socket that remembers that it would block, so that being polled without cause costs no system call.
-#[derive(Debug)]
-pub(crate) struct Io<T> {
-    source: Async<T>,
-    reading: Direction,
-    writing: Direction,
+struct Sleep {
+    reactor: Rc<Reactor>,
+    key: (Instant, u64),
 }
 
-#[derive(Debug, Default)]
-struct Direction {
-    blocked: Cell<bool>,
-    /// How many operations went through since the reactor was last asked.
-    in_a_row: Cell<u32>,
-}
-
-impl Direction {
-    /// A peer that always has something ready shall not keep the thread: after so many operations in a row the
-    /// reactor is asked, as if the socket had blocked, and all others have their turn.
-    const MOST_IN_A_ROW: u32 = 16;
-
-    /// Runs `operation` when it may succeed; `poll_ready` asks the reactor.
-    fn poll<R>(
-        &self,
-        mut poll_ready: impl FnMut() -> Poll<io::Result<()>>,
-        mut operation: impl FnMut() -> io::Result<R>,
-    ) -> Poll<io::Result<R>> {
-        loop {
-            if self.blocked.get() || self.in_a_row.get() == Self::MOST_IN_A_ROW {
-                self.blocked.set(true);
-                self.in_a_row.set(0);
-                ready!(poll_ready())?;
-                self.blocked.set(false);
-            }
-            match operation() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked.set(true),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => {
-                    self.in_a_row.set(self.in_a_row.get() + 1);
-                    return Poll::Ready(result);
-                }
-            }
-        }
-    }
-}
-
-impl<T> Io<T> {
-    pub(crate) fn get_ref(&self) -> &T {
-        self.source.get_ref()
-    }
-
-    fn from_async(source: Async<T>) -> Self {
+impl Sleep {
+    fn new(reactor: Rc<Reactor>, deadline: Instant) -> Self {
+        let id = reactor.last_timer.get() + 1;
+        reactor.last_timer.set(id);
         Self {
-            source,
-            reading: Direction::default(),
-            writing: Direction::default(),
+            reactor,
+            key: (deadline, id),
         }
     }
+}
 
-    fn poll_when_readable<R>(
-        &self,
-        cx: &mut Context<'_>,
-        mut read: impl FnMut(&T) -> io::Result<R>,
-    ) -> Poll<io::Result<R>> {
-        self.reading
-            .poll(|| self.source.poll_readable(cx), || read(self.get_ref()))
-    }
+impl Future for Sleep {
+    type Output = ();
 
-    fn poll_when_writable<R>(
-        &self,
-        cx: &mut Context<'_>,
-        mut write: impl FnMut(&T) -> io::Result<R>,
-    ) -> Poll<io::Result<R>> {
-        self.writing
-            .poll(|| self.source.poll_writable(cx), || write(self.get_ref()))
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.reactor.now() >= self.key.0 {
+            return Poll::Ready(());
+        }
+        let mut timers = self.reactor.timers.borrow_mut();
+        let waker = timers.entry(self.key).or_insert_with(|| cx.waker().clone());
+        waker.clone_from(cx.waker());
+        Poll::Pending
     }
 }
 
-impl Io<TcpStream> {
-    pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
-        Async::new(stream).map(Self::from_async)
-    }
-
-    pub(crate) fn poll_read(
-        &self,
-        cx: &mut Context<'_>,
-        buf: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_when_readable(cx, |mut stream| stream.read(buf))
-    }
-
-    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_when_writable(cx, |mut stream| stream.write(buf))
-    }
-}
-
-impl Io<TcpListener> {
-    pub(crate) fn listen(listener: TcpListener) -> io::Result<Self> {
-        Async::new(listener).map(Self::from_async)
-    }
-
-    pub(crate) fn poll_accept(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        self.poll_when_readable(cx, TcpListener::accept)
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.reactor.timers.borrow_mut().remove(&self.key);
     }
 }

@@ -3,10 +3,10 @@
 use crate::{
     close::{CloseCode, Closed, ClosedBy},
     config::Config,
+    decoder::Incoming,
     link::Link,
-    queue::Rejected,
     reactor,
-    wire::{Fault, FrameReader, Incoming},
+    wire::{Fault, FrameReader},
 };
 use std::{
     ops::ControlFlow,
@@ -25,21 +25,21 @@ pub(crate) async fn run(
 ) -> Result<(), Lost> {
     let mut control_frames = Rate::at_most(config.max_control_frames_per_second);
     loop {
-        match frames.next().await {
-            Ok(Incoming::Ping(_) | Incoming::Pong) if !control_frames.allows_one_more() => {
-                let closed = Closed::new(
-                    ClosedBy::Local,
-                    CloseCode::POLICY_VIOLATION,
-                    "too many pings and pongs in a second",
-                );
-                link.close_input(closed.at_limit("max_control_frames_per_second"));
-                return Ok(());
-            }
-            Ok(incoming) => {
-                if take(link, incoming).await.is_break() {
-                    return Ok(());
+        room(link).await;
+        let mut ended = false;
+        let read = frames
+            .read(|incoming| {
+                ended = take(link, incoming, &mut control_frames).is_break();
+                if ended || is_full(link) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
                 }
-            }
+            })
+            .await;
+        match read {
+            Ok(()) if ended => return Ok(()),
+            Ok(()) => {}
             Err(Fault::Violation(closed)) => {
                 link.close_input(closed);
                 return Ok(());
@@ -52,27 +52,42 @@ pub(crate) async fn run(
     }
 }
 
-async fn take(link: &Link, incoming: Incoming) -> ControlFlow<()> {
+fn is_full(link: &Link) -> bool {
+    !link.closing.is_set() && (link.inbound.is_full() || link.control.is_full())
+}
+
+/// Waits until what comes next can be taken, whatever it is.
+async fn room(link: &Link) {
+    if is_full(link) {
+        link.reader_waits.set(true);
+        link.inbound.has_room().await;
+        link.reader_waits.set(false);
+        link.control.room().await;
+    }
+}
+
+/// Takes what was sent, for which there is room. Breaks off at the end of all.
+fn take(link: &Link, incoming: Incoming, control_frames: &mut Rate) -> ControlFlow<()> {
     match incoming {
+        Incoming::Ping(_) | Incoming::Pong if !control_frames.allows_one_more() => {
+            let closed = Closed::new(
+                ClosedBy::Local,
+                CloseCode::POLICY_VIOLATION,
+                "too many pings and pongs in a second",
+            );
+            link.close_input(closed.at_limit("max_control_frames_per_second"));
+            return ControlFlow::Break(());
+        }
         // After our own Close the peer's messages may still be on their way: they are discarded, and
         // nothing can be answered.
         Incoming::Message(_) | Incoming::Ping(_) if link.closing.is_set() => {}
         Incoming::Message(message) => {
             let message_bytes = message.len();
-            let pushed = match link.inbound.try_push(message) {
-                Err(Rejected::Full(message)) => {
-                    link.reader_waits.set(true);
-                    let pushed = link.inbound.push(message).await.is_ok();
-                    link.reader_waits.set(false);
-                    pushed
-                }
-                result => result.is_ok(),
-            };
-            if pushed {
+            if link.inbound.try_push(message).is_ok() {
                 link.count_received(message_bytes);
             }
         }
-        Incoming::Ping(payload) => link.control.pong(payload).await,
+        Incoming::Ping(payload) => link.control.ask(|due| due.pongs.push_back(payload)),
         Incoming::Pong => {}
         Incoming::Close { code, reason } => {
             link.close_input(Closed::new(ClosedBy::Peer, code, &reason));

@@ -11,15 +11,16 @@ use crate::{
     heartbeat,
     latch::Latch,
     link::{Link, Links},
-    queue::Queue,
-    reactor,
+    reactor::{self, block_on},
     request::{self, Peer, Request, Unread},
     response::Response,
     route::Routes,
-    socket::{Listener, Socket},
+    socket::{Incoming, Listener, Socket},
     stats::StatsHandle,
     wire::{FrameReader, FrameWriter, Scratch},
 };
+#[cfg(feature = "signals")]
+use crate::{error::Error, signals::Signals};
 use event_listener::Event;
 use futures_lite::future;
 use smol::LocalExecutor;
@@ -59,6 +60,8 @@ pub struct Server {
     config: Config,
     routes: Routes,
     shutdown: ShutdownHandle,
+    #[cfg(feature = "signals")]
+    heeds_signals: bool,
     stats: StatsHandle,
 }
 
@@ -137,6 +140,15 @@ impl Server {
         self.shutdown.clone()
     }
 
+    /// Has SIGINT and SIGTERM shut the server down while it serves. A second one ends the process at once, with 128 and the
+    /// signal's number as its status.
+    #[cfg(feature = "signals")]
+    #[must_use]
+    pub fn shut_down_on_signals(mut self) -> Self {
+        self.heeds_signals = true;
+        self
+    }
+
     /// Listens on every address that `addrs` resolves to and serves, until shut down.
     ///
     /// # Errors
@@ -146,7 +158,7 @@ impl Server {
     pub fn run(self, addrs: impl ToSocketAddrs + fmt::Debug) -> Result<()> {
         self.check()?;
         let listener = Listener::bind(addrs)?;
-        smol::block_on(self.serve(listener))
+        block_on(self.serve(listener))?
     }
 
     /// Serves on `listener`, until shut down: a future for those who have an executor of their own. It is not
@@ -162,16 +174,36 @@ impl Server {
     /// At the start only: [`Error::Config`](crate::Error::Config) or [`Error::Route`](crate::Error::Route).
     pub async fn serve(self, listener: Listener) -> Result<()> {
         self.check()?;
-        let shutdown = self.shutdown.0.clone();
-        listener.tune();
+        reactor::nested(self.serve_here(listener)).await?
+    }
+
+    async fn serve_here(self, listener: Listener) -> Result<()> {
+        let incoming = listener.open(self.config.write_timeout)?;
+        #[cfg(feature = "signals")]
+        let signals = match self.heeds_signals {
+            true => Some(Signals::take().map_err(|source| Error::Reactor { source })?),
+            false => None,
+        };
+        let shutdown = self.shutdown.clone();
         let house = Rc::new(House::new(self));
         let executor = LocalExecutor::new();
         let serving = async {
-            future::or(accept(&house, &listener, &executor), async {
-                shutdown.wait().await;
-            })
-            .await;
-            drop(listener);
+            let told = future::or(
+                async {
+                    shutdown.0.wait().await;
+                },
+                async {
+                    #[cfg(feature = "signals")]
+                    if let Some(signals) = &signals {
+                        signals.wait().await;
+                        log::info!("shutting down");
+                        shutdown.shut_down();
+                    }
+                    future::pending().await
+                },
+            );
+            future::or(accept(&house, &incoming, &executor), told).await;
+            drop(incoming);
             house.drain().await;
         };
         let beating = heartbeat::run(&house.links, &house.config);
@@ -198,11 +230,8 @@ impl ShutdownHandle {
     }
 }
 
-/// What an idle connection has allocated beside its queues: its futures, its link, tungstenite's buffer. Measured.
-const CONNECTION_BYTES: usize = 10 * 1024;
-
-/// The most that is read at once, for all connections in turn.
-const SCRATCH_BYTES: usize = 16 * 1024;
+/// What an idle connection has allocated: its futures, its link, its request. Measured.
+const CONNECTION_BYTES: usize = 9 * 1024;
 
 /// What all tasks of a running server share.
 struct House {
@@ -212,7 +241,7 @@ struct House {
     links: Rc<Links>,
     stats: StatsHandle,
     seats: Seats,
-    scratch: Scratch,
+    scratch: Rc<Scratch>,
     budget: Rc<Budget>,
 }
 
@@ -228,7 +257,7 @@ impl House {
             links: Rc::new(Links::counted_by(server.stats.clone())),
             stats: server.stats,
             seats: Seats::default(),
-            scratch: Rc::new(RefCell::new(vec![0; SCRATCH_BYTES].into())),
+            scratch: Rc::default(),
         }
     }
 
@@ -307,10 +336,9 @@ impl Seat {
                 return Err(Refusal::TooManyFromAddress);
             }
         }
-        let queued = (config.inbound_capacity + config.outbound_capacity) * Queue::SLOT_BYTES;
         let account = house
             .budget
-            .open(CONNECTION_BYTES + queued)
+            .open(CONNECTION_BYTES)
             .ok_or(Refusal::OutOfMemory)?;
         if let Some(network) = network {
             *seats.by_network.borrow_mut().entry(network).or_default() += 1;
@@ -353,7 +381,7 @@ fn network(ip: IpAddr) -> IpAddr {
 }
 
 /// Accepts for ever, whatever a client or the system does.
-async fn accept(house: &Rc<House>, listener: &Listener, executor: &LocalExecutor<'static>) {
+async fn accept(house: &Rc<House>, incoming: &Incoming, executor: &LocalExecutor<'static>) {
     /// Out of descriptors or memory: what is there needs time to end.
     const PAUSE: Duration = Duration::from_millis(100);
     /// So many are told that there is no room, and heard out; the rest are told and dropped.
@@ -362,7 +390,7 @@ async fn accept(house: &Rc<House>, listener: &Listener, executor: &LocalExecutor
     let turned_away = Rc::new(Cell::new(0));
     let mut failing = false;
     loop {
-        let accepted = listener.accept(house.config.write_timeout).await;
+        let accepted = incoming.accept().await;
         if failing && accepted.is_ok() {
             failing = false;
             log::info!("accepting connections again");
@@ -447,13 +475,7 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
                 return;
             }
             let socket = Rc::new(socket);
-            let link = Rc::new(Link::new(
-                &house.links,
-                &socket,
-                seat.account.clone(),
-                config,
-            ));
-            let frames_in = FrameReader::new(
+            let frames_in = Box::new(FrameReader::new(
                 socket.clone(),
                 house.scratch.clone(),
                 already_read,
@@ -462,9 +484,14 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
                     max_fragments: config.max_fragments,
                 },
                 seat.account.clone(),
-            )
-            .await;
-            let frames_out = FrameWriter::new(socket, seat.account.clone());
+            ));
+            let frames_out = Rc::new(FrameWriter::new(
+                socket,
+                house.scratch.clone(),
+                seat.account.clone(),
+            ));
+            let account = seat.account.clone();
+            let link = Rc::new(Link::new(&house.links, &frames_out, account, config));
             let open = house.links.enter(link.clone());
             if house.shutdown.0.is_set() {
                 House::close_going_away(&link);

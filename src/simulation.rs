@@ -1,10 +1,9 @@
 //! A server that is run step by step, on a clock of its own.
 
 use crate::{
-    clock::Stopped,
     error::Result,
     pipe::Pipe,
-    reactor,
+    reactor::{self, Reactor},
     server::{Server, ShutdownHandle},
     socket::Listener,
 };
@@ -12,6 +11,7 @@ use async_channel::{Sender, unbounded};
 use std::{
     fmt,
     pin::Pin,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -51,7 +51,7 @@ pub struct Simulation {
     woken: Arc<Woken>,
     pipes: Sender<Pipe>,
     shutdown: ShutdownHandle,
-    clock: Stopped,
+    reactor: Rc<Reactor>,
     started: Instant,
 }
 
@@ -65,26 +65,19 @@ impl Wake for Woken {
 
 impl Simulation {
     /// A server that was not run yet.
-    ///
-    /// # Panics
-    ///
-    /// If the thread has another simulation already.
-    #[allow(clippy::panic, reason = "a test fails by a panic")]
     pub fn new(server: Server) -> Self {
-        let Some(clock) = Stopped::new() else {
-            panic!("a thread has one simulation at a time");
-        };
+        let reactor = Reactor::stopped();
         let (pipes, incoming) = unbounded();
         let mut listener = Listener::default();
         listener.join_pipes(incoming);
         let shutdown = server.shutdown_handle();
         Self {
-            started: reactor::now(),
+            started: reactor.now(),
             serving: Some(Box::pin(server.serve(listener))),
             woken: Arc::new(Woken(AtomicBool::new(true))),
             pipes,
             shutdown,
-            clock,
+            reactor,
         }
     }
 
@@ -110,7 +103,8 @@ impl Simulation {
             return false;
         }
         let waker = Waker::from(self.woken.clone());
-        match serving.as_mut().poll(&mut Context::from_waker(&waker)) {
+        let mut cx = Context::from_waker(&waker);
+        match self.reactor.enter(|| serving.as_mut().poll(&mut cx)) {
             Poll::Ready(Ok(())) => self.serving = None,
             Poll::Ready(Err(error)) => panic!("the server did not start: {error}"),
             Poll::Pending => {}
@@ -120,18 +114,18 @@ impl Simulation {
 
     /// How far the clock was moved.
     pub fn elapsed(&self) -> Duration {
-        reactor::now() - self.started
+        self.reactor.now() - self.started
     }
 
     /// How far it is to the next time that anyone waits for, or `None` if no one waits.
     pub fn next_timer(&self) -> Option<Duration> {
-        let next = self.clock.next()?;
-        Some(next.saturating_duration_since(reactor::now()))
+        let next = self.reactor.next_timer()?;
+        Some(next.saturating_duration_since(self.reactor.now()))
     }
 
     /// Moves the clock on. Those whose time has come run with the next [`step`](Self::step).
     pub fn advance(&mut self, by: Duration) {
-        self.clock.set(reactor::now() + by);
+        self.reactor.set_now(self.reactor.now() + by);
     }
 
     /// Shuts the server down, as [`ShutdownHandle::shut_down`] does.
@@ -141,7 +135,7 @@ impl Simulation {
 
     /// Drops the server as it stands.
     pub fn drop_server(&mut self) {
-        self.serving = None;
+        self.reactor.enter(|| self.serving = None);
     }
 
     /// Whether the server has ended.

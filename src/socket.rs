@@ -8,7 +8,8 @@ use crate::{
 use futures_lite::future::poll_fn;
 use std::{
     cell::Cell,
-    fmt, io,
+    fmt,
+    io::{self, IoSlice},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
     task::{Context, Poll},
     time::Duration,
@@ -48,11 +49,12 @@ impl Socket {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn tcp(stream: TcpStream, patience: Duration) -> io::Result<Self> {
-        Io::<TcpStream>::new(stream).map(|io| Self::new(Stream::Tcp(io), patience))
+        Io::connected(stream).map(|io| Self::new(Stream::Tcp(io), patience))
     }
 
-    #[cfg(feature = "testing")]
+    #[cfg(all(fuzzing, feature = "testing"))]
     pub(crate) fn pipe(pipe: Pipe) -> Self {
         Self::new(Stream::Pipe(pipe), Duration::ZERO)
     }
@@ -67,17 +69,44 @@ impl Socket {
             #[cfg(feature = "testing")]
             Stream::Pipe(pipe) => pipe.poll_read(cx, buf),
         };
-        if matches!(result, Poll::Ready(Ok(1..))) {
-            self.heard.set(true);
-        }
+        self.hear(&result);
         result
     }
 
-    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    /// Reads into the room that `buf` has beyond its end.
+    pub(crate) fn poll_read_more(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
         let result = match &self.stream {
-            Stream::Tcp(io) => io.poll_write(cx, buf),
+            Stream::Tcp(io) => io.poll_read_more(cx, buf),
             #[cfg(feature = "testing")]
-            Stream::Pipe(pipe) => pipe.poll_write(cx, buf),
+            Stream::Pipe(pipe) => pipe.poll_read_more(cx, buf),
+        };
+        self.hear(&result);
+        result
+    }
+
+    fn hear(&self, read: &Poll<io::Result<usize>>) {
+        if matches!(read, Poll::Ready(Ok(1..))) {
+            self.heard.set(true);
+        }
+    }
+
+    /// Writes as much of `bufs` as is taken, one after the other.
+    pub(crate) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = match &self.stream {
+            Stream::Tcp(io) => io.poll_write(cx, bufs),
+            #[cfg(feature = "testing")]
+            Stream::Pipe(pipe) => match bufs.iter().find(|buf| !buf.is_empty()) {
+                Some(buf) => pipe.poll_write(cx, buf),
+                None => Poll::Ready(Ok(0)),
+            },
         };
         if let Poll::Ready(Ok(count)) = result {
             self.written.set(self.written.get() + count as u64);
@@ -92,7 +121,7 @@ impl Socket {
 
     /// Writes as much of `buf` as is taken, at least one byte.
     pub(crate) async fn write(&self, buf: &[u8]) -> io::Result<usize> {
-        match poll_fn(|cx| self.poll_write(cx, buf)).await? {
+        match poll_fn(|cx| self.poll_write(cx, &[IoSlice::new(buf)])).await? {
             0 => Err(io::ErrorKind::WriteZero.into()),
             count => Ok(count),
         }
@@ -156,15 +185,9 @@ impl Drop for Socket {
 /// ```
 #[derive(Default)]
 pub struct Listener {
-    sources: Vec<Source>,
-    /// The source to ask first, so that a busy one does not keep the others waiting.
-    next: Cell<usize>,
-}
-
-enum Source {
-    Tcp(Io<TcpListener>),
+    tcp: Vec<TcpListener>,
     #[cfg(feature = "testing")]
-    Pipes(RefCell<Pin<Box<Receiver<Pipe>>>>),
+    pipes: Vec<Receiver<Pipe>>,
 }
 
 impl Listener {
@@ -178,113 +201,77 @@ impl Listener {
             addr: format!("{addrs:?}"),
             source,
         };
-        let mut sources = Vec::new();
+        let mut listener = Self::default();
         for addr in addrs.to_socket_addrs().map_err(unresolved)? {
-            let source = TcpListener::bind(addr)
-                .and_then(Io::listen)
-                .map_err(|source| Error::Listen {
-                    addr: addr.to_string(),
-                    source,
-                })?;
-            sources.push(Source::Tcp(source));
+            let bound = TcpListener::bind(addr).map_err(|source| Error::Listen {
+                addr: addr.to_string(),
+                source,
+            })?;
+            listener.tcp.push(bound);
         }
-        if sources.is_empty() {
+        if listener.tcp.is_empty() {
             let nothing = io::Error::new(io::ErrorKind::InvalidInput, "it names no address");
             return Err(unresolved(nothing));
         }
-        Ok(Self {
-            sources,
-            next: Cell::new(0),
-        })
+        Ok(listener)
     }
 
     /// The addresses listened on, with the real ports.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.sources
+        self.tcp
             .iter()
-            .filter_map(|source| match source {
-                Source::Tcp(io) => io.get_ref().local_addr().ok(),
-                #[cfg(feature = "testing")]
-                Source::Pipes(_) => None,
-            })
+            .filter_map(|listener| listener.local_addr().ok())
             .collect()
-    }
-
-    pub(crate) fn tune(&self) {
-        for source in &self.sources {
-            match source {
-                Source::Tcp(io) => tcp::tune(io.get_ref()),
-                #[cfg(feature = "testing")]
-                Source::Pipes(_) => {}
-            }
-        }
     }
 
     /// Listens on all that `other` listens on, too.
     pub fn join(&mut self, other: Self) {
-        self.sources.extend(other.sources);
+        self.tcp.extend(other.tcp);
+        #[cfg(feature = "testing")]
+        self.pipes.extend(other.pipes);
     }
 
     /// Takes the connections whose server ends are sent through `pipes`, too.
     #[cfg(feature = "testing")]
     pub(crate) fn join_pipes(&mut self, pipes: Receiver<Pipe>) {
-        self.sources
-            .push(Source::Pipes(RefCell::new(Box::pin(pipes))));
+        self.pipes.push(pipes);
     }
 
-    /// Waits for the next connection. What is still to be sent when it is dropped has `patience`.
-    pub(crate) async fn accept(
-        &self,
-        patience: Duration,
-    ) -> io::Result<(Socket, Option<SocketAddr>)> {
-        poll_fn(|cx| {
-            let count = self.sources.len();
-            for i in 0..count {
-                let turn = (self.next.get() + i) % count;
-                if let Poll::Ready(result) = self.sources[turn].poll_accept(cx, patience) {
-                    self.next.set((turn + 1) % count);
-                    return Poll::Ready(result);
+    /// Begins to wait for connections. What is still to be sent when one is dropped has `patience`.
+    pub(crate) fn open(self, patience: Duration) -> Result<Incoming> {
+        let mut sources = Vec::new();
+        for listener in self.tcp {
+            tcp::tune(&listener);
+            let addr = listener.local_addr();
+            sources.push(match Io::listen(listener) {
+                Ok(io) => Source::Tcp(io),
+                Err(source) => {
+                    return Err(Error::Listen {
+                        addr: addr.map_or_else(|error| error.to_string(), |addr| addr.to_string()),
+                        source,
+                    });
                 }
-            }
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-impl Source {
-    fn poll_accept(
-        &self,
-        cx: &mut Context<'_>,
-        patience: Duration,
-    ) -> Poll<io::Result<(Socket, Option<SocketAddr>)>> {
-        match self {
-            Self::Tcp(io) => io.poll_accept(cx).map(|accepted| {
-                let (stream, peer) = accepted?;
-                Ok((Socket::tcp(stream, patience)?, Some(peer)))
-            }),
-            #[cfg(feature = "testing")]
-            Self::Pipes(pipes) => match pipes.borrow_mut().as_mut().poll_next(cx) {
-                Poll::Ready(Some(pipe)) => Poll::Ready(Ok((Socket::pipe(pipe), None))),
-                Poll::Ready(None) | Poll::Pending => Poll::Pending,
-            },
+            });
         }
+        #[cfg(feature = "testing")]
+        sources.extend(
+            self.pipes
+                .into_iter()
+                .map(|pipes| Source::Pipes(RefCell::new(Box::pin(pipes)))),
+        );
+        Ok(Incoming {
+            sources,
+            next: Cell::new(0),
+            patience,
+        })
     }
 }
 
-impl TryFrom<TcpListener> for Listener {
-    type Error = Error;
-
-    fn try_from(listener: TcpListener) -> Result<Self> {
-        let addr = listener
-            .local_addr()
-            .map_or_else(|error| error.to_string(), |addr| addr.to_string());
-        match Io::listen(listener) {
-            Ok(io) => Ok(Self {
-                sources: vec![Source::Tcp(io)],
-                next: Cell::new(0),
-            }),
-            Err(source) => Err(Error::Listen { addr, source }),
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self {
+            tcp: vec![listener],
+            ..Self::default()
         }
     }
 }
@@ -294,5 +281,54 @@ impl fmt::Debug for Listener {
         f.debug_struct("Listener")
             .field("local_addrs", &self.local_addrs())
             .finish()
+    }
+}
+
+/// The connections that come.
+pub(crate) struct Incoming {
+    sources: Vec<Source>,
+    /// The source to ask first, so that a busy one does not keep the others waiting.
+    next: Cell<usize>,
+    patience: Duration,
+}
+
+enum Source {
+    Tcp(Io<TcpListener>),
+    #[cfg(feature = "testing")]
+    Pipes(RefCell<Pin<Box<Receiver<Pipe>>>>),
+}
+
+impl Incoming {
+    /// Waits for the next connection.
+    pub(crate) async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+        poll_fn(|cx| {
+            let count = self.sources.len();
+            for i in 0..count {
+                let turn = (self.next.get() + i) % count;
+                if let Poll::Ready(result) = self.sources[turn].poll_accept(cx) {
+                    self.next.set((turn + 1) % count);
+                    return Poll::Ready(
+                        result.map(|(stream, peer)| (Socket::new(stream, self.patience), peer)),
+                    );
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Source {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Option<SocketAddr>)>> {
+        match self {
+            Self::Tcp(io) => io
+                .poll_accept(cx)
+                .map_ok(|(io, peer)| (Stream::Tcp(io), peer)),
+            #[cfg(feature = "testing")]
+            Self::Pipes(pipes) => match pipes.borrow_mut().as_mut().poll_next(cx) {
+                Poll::Ready(Some(pipe)) => Poll::Ready(Ok((Stream::Pipe(pipe), None))),
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            },
+        }
     }
 }

@@ -85,6 +85,10 @@ impl StatsHandle {
         self.0.wakeups.set(self.0.wakeups.get() + 1);
     }
 
+    pub(crate) fn wakeups(&self) -> u64 {
+        self.0.wakeups.get()
+    }
+
     pub(crate) fn count_opened(&self) {
         let mut stats = self.0.stats.borrow_mut();
         stats.open += 1;

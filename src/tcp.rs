@@ -55,7 +55,7 @@ pub(crate) fn unacknowledged(_: &TcpStream) -> Option<usize> {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
-    use crate::socket::Socket;
+    use crate::{block_on, socket::Socket};
     use rustix::net::sockopt;
     use std::io::{Read, Write};
 
@@ -76,9 +76,12 @@ mod tests {
     fn only_a_dropped_connection_has_a_limit_to_what_is_left() {
         let (_client, server) = pair();
         let same = server.try_clone().unwrap();
-        let socket = Socket::tcp(server, Duration::from_secs(7)).unwrap();
-        assert_eq!(sockopt::tcp_user_timeout(&same).unwrap(), 0);
-        drop(socket);
+        block_on(async {
+            let socket = Socket::tcp(server, Duration::from_secs(7)).unwrap();
+            assert_eq!(sockopt::tcp_user_timeout(&same).unwrap(), 0);
+            drop(socket);
+        })
+        .unwrap();
         assert_eq!(sockopt::tcp_user_timeout(&same).unwrap(), 7000);
     }
 

@@ -31,7 +31,8 @@
 //! ```
 
 use crate::{
-    CloseCode, Closed, ClosedBy, Listener, Message, Server, ShutdownHandle, latch::Latch, reactor,
+    CloseCode, Closed, ClosedBy, Listener, Message, Server, ShutdownHandle, block_on, latch::Latch,
+    reactor,
 };
 use async_channel::{Sender, unbounded};
 use async_tungstenite::{
@@ -98,7 +99,10 @@ where
             None => panic!("the test took longer than {HANG_GUARD:?}"),
         }
     };
-    smol::block_on(future::or(guarded, serving))
+    match block_on(future::or(guarded, serving)) {
+        Ok(result) => result,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// The server of a [`run`].

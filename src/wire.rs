@@ -1,45 +1,28 @@
-//! Frames: the WebSocket over a socket.
+//! The WebSocket over a socket: what is read and decoded, framed and written.
 //!
-//! tungstenite reads: it unmasks, joins fragments and judges UTF-8, after the headers were judged. What it would
-//! send by itself is left unsent, because only the writer knows the order that a close has to keep: the
-//! answers to what came before it, then the Close, then nothing. Frames that a server sends are not masked and
-//! need a header of 2 to 10 bytes (RFC 6455 5.2), so [`FrameWriter`] writes them itself.
+//! Frames that a server sends are not masked and need a header of 2 to 10 bytes (RFC 6455 5.2), so [`FrameWriter`] writes
+//! them itself.
 
 use crate::{
     budget::{Account, Charge},
     close::{CloseCode, Closed, ClosedBy},
-    framing::{FINAL, FrameLimits, Pieces, broken, write_header},
+    decoder::{Decoder, Incoming},
+    framing::{BINARY, CLOSE, FINAL, FrameLimits, PING, PONG, TEXT, write_header},
     message::Message,
     reactor,
     socket::Socket,
 };
-use async_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        self,
-        error::{Error, ProtocolError},
-        protocol::{Role, WebSocketConfig},
-    },
-};
-use bytes::Bytes;
-use futures_lite::{AsyncRead, AsyncWrite, StreamExt, future, ready};
+use bytes::{Buf, Bytes};
+use futures_lite::{future, ready};
 use std::{
     cell::RefCell,
-    fmt, io,
+    io::{self, IoSlice},
+    ops::ControlFlow,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
-
-/// What a peer sent.
-#[derive(Debug)]
-pub(crate) enum Incoming {
-    Message(Message),
-    Ping(Bytes),
-    Pong,
-    Close { code: CloseCode, reason: String },
-}
 
 /// Why nothing more can be read.
 #[derive(Debug)]
@@ -50,131 +33,145 @@ pub(crate) enum Fault {
     Lost(String),
 }
 
-/// The reading half of a connection.
+/// Buffers that all connections of a server use in turn. What cannot be done with at once is copied out.
 #[derive(Debug)]
+pub(crate) struct Scratch {
+    read: RefCell<Box<[u8]>>,
+    write: RefCell<Vec<u8>>,
+}
+
+impl Scratch {
+    /// As much is read at once.
+    const READ_BYTES: usize = 64 * 1024;
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            read: RefCell::new(vec![0; Self::READ_BYTES].into()),
+            write: RefCell::default(),
+        }
+    }
+}
+
+/// The reading half of a connection.
 pub(crate) struct FrameReader {
-    frames: WebSocketStream<Source>,
-}
-
-impl FrameReader {
-    /// tungstenite's buffer: it holds one frame at a time, which [`Pieces`] keeps short. Allocated for each connection as
-    /// long as it lives.
-    const BUFFER_BYTES: usize = 512;
-
-    /// Reads from `socket` through `scratch`, after the bytes of `already_read` that came along with the
-    /// handshake.
-    pub(crate) async fn new(
-        socket: Rc<Socket>,
-        scratch: Scratch,
-        already_read: Vec<u8>,
-        limits: FrameLimits,
-        account: Rc<Account>,
-    ) -> Self {
-        let mut source = Source {
-            charge: Charge::new(account.clone()),
-            account,
-            waiting: None,
-            socket,
-            scratch,
-            pieces: Pieces::new(limits),
-            ready: Vec::new(),
-            taken: 0,
-            violation: None,
-        };
-        source.take_in(&already_read);
-        drop(already_read);
-        // Frames come to it in pieces, and need no limit here.
-        let config = WebSocketConfig::default()
-            .read_buffer_size(Self::BUFFER_BYTES)
-            .max_message_size(Some(limits.max_message_bytes));
-        let frames = WebSocketStream::from_raw_socket(source, Role::Server, Some(config)).await;
-        Self { frames }
-    }
-
-    /// The next message or control frame. Nothing is lost when this is dropped before it is ready.
-    pub(crate) async fn next(&mut self) -> Result<Incoming, Fault> {
-        loop {
-            let message = match self.frames.next().await {
-                Some(Ok(message)) => message,
-                Some(Err(error)) => {
-                    let violation = self.frames.get_mut().violation.take();
-                    return Err(match (error, violation) {
-                        // All that came before it was taken.
-                        (Error::Io(_), Some(closed)) => Fault::Violation(closed),
-                        (error, _) => error.into(),
-                    });
-                }
-                None => return Err(Fault::Lost("the stream ended".into())),
-            };
-            return Ok(match message {
-                tungstenite::Message::Ping(payload) => {
-                    Incoming::Ping(Bytes::copy_from_slice(&payload))
-                }
-                tungstenite::Message::Pong(_) => Incoming::Pong,
-                tungstenite::Message::Close(None) => Incoming::Close {
-                    code: CloseCode::NO_STATUS,
-                    reason: String::new(),
-                },
-                tungstenite::Message::Close(Some(frame)) => Incoming::Close {
-                    code: CloseCode::from_wire(frame.code.into()),
-                    reason: frame.reason.as_str().to_owned(),
-                },
-                data => match Message::from_wire(&data) {
-                    Some(message) => Incoming::Message(message),
-                    None => continue,
-                },
-            });
-        }
-    }
-}
-
-impl From<Error> for Fault {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Utf8(_) => {
-                Self::Violation(broken(CloseCode::INVALID_PAYLOAD, "text that is not UTF-8"))
-            }
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-                Self::Lost("the stream ended without a Close".into())
-            }
-            Error::Protocol(error) => {
-                Self::Violation(broken(CloseCode::PROTOCOL_ERROR, &error.to_string()))
-            }
-            error => Self::Lost(error.to_string()),
-        }
-    }
-}
-
-/// Where a server's connections read to, one after the other, before the bytes are looked at.
-pub(crate) type Scratch = Rc<RefCell<Box<[u8]>>>;
-
-/// The socket as tungstenite sees it: frames come in pieces, and what it writes goes nowhere.
-struct Source {
     socket: Rc<Socket>,
-    scratch: Scratch,
-    pieces: Pieces,
+    scratch: Rc<Scratch>,
+    decoder: Decoder,
     /// What was read and is not taken yet.
-    ready: Vec<u8>,
-    taken: usize,
-    /// A rule was broken after what is ready.
-    violation: Option<Closed>,
+    rest: Vec<u8>,
     account: Rc<Account>,
-    /// For what is ready, and for what tungstenite has of it.
+    /// For the rest, and for what is under way.
     charge: Charge,
     /// The wait for memory, while there is one.
     waiting: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
-impl Source {
-    fn take_in(&mut self, bytes: &[u8]) {
-        self.violation = self.pieces.push(bytes, &mut self.ready).err();
+impl FrameReader {
+    /// What is read may have to be kept, and twice as much: it is little where little room is left, but so much at least.
+    const LEAST_READ_BYTES: usize = 4 * 1024;
+
+    /// Reads from `socket` through `scratch`, after the bytes of `already_read` that came along with the
+    /// handshake.
+    pub(crate) fn new(
+        socket: Rc<Socket>,
+        scratch: Rc<Scratch>,
+        already_read: Vec<u8>,
+        limits: FrameLimits,
+        account: Rc<Account>,
+    ) -> Self {
+        let mut reader = Self {
+            charge: Charge::new(account.clone()),
+            account,
+            waiting: None,
+            socket,
+            scratch,
+            decoder: Decoder::new(limits),
+            rest: already_read,
+        };
+        reader.recharge();
+        reader
+    }
+
+    /// Has all frames go through tungstenite, as fragments do.
+    #[cfg(fuzzing)]
+    pub(crate) fn join_all(&mut self) {
+        self.decoder.joins_all = true;
+    }
+
+    /// Waits for bytes and gives `take` what they mean, until it breaks off or all are taken. What is left comes with the next
+    /// call. Nothing is lost when this is dropped before it is ready.
+    pub(crate) async fn read(
+        &mut self,
+        mut take: impl FnMut(Incoming) -> ControlFlow<()>,
+    ) -> Result<(), Fault> {
+        future::poll_fn(|cx| self.poll_read(cx, &mut take)).await
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: &mut impl FnMut(Incoming) -> ControlFlow<()>,
+    ) -> Poll<Result<(), Fault>> {
+        ready!(self.poll_room(cx));
+        if !self.rest.is_empty() {
+            let mut rest = std::mem::take(&mut self.rest);
+            return Poll::Ready(self.decode(&mut rest, take));
+        }
+        if let Some(room) = self.decoder.room() {
+            let read = self.socket.poll_read_more(cx, room);
+            // The room was made now, whether there was something to read or not.
+            self.recharge();
+            return Poll::Ready(match ready!(read) {
+                Ok(0) => Err(lost()),
+                Ok(_) => {
+                    let decoded = self.decoder.decode_in_place();
+                    self.recharge();
+                    match decoded {
+                        Ok(incoming) => {
+                            // It is asked before the next one whether it has room.
+                            let _ = incoming.map(take);
+                            Ok(())
+                        }
+                        Err(closed) => Err(Fault::Violation(closed)),
+                    }
+                }
+                Err(error) => Err(Fault::Lost(error.to_string())),
+            });
+        }
+        let scratch = self.scratch.clone();
+        let mut bytes = scratch.read.borrow_mut();
+        let most = self
+            .account
+            .room()
+            .clamp(Self::LEAST_READ_BYTES, bytes.len());
+        match ready!(self.socket.poll_read(cx, &mut bytes[..most])) {
+            Ok(0) => Poll::Ready(Err(lost())),
+            Ok(count) => Poll::Ready(self.decode(&mut bytes[..count], take)),
+            Err(error) => Poll::Ready(Err(Fault::Lost(error.to_string()))),
+        }
+    }
+
+    fn decode(
+        &mut self,
+        mut bytes: &mut [u8],
+        take: &mut impl FnMut(Incoming) -> ControlFlow<()>,
+    ) -> Result<(), Fault> {
+        let mut flow = ControlFlow::Continue(());
+        while flow.is_continue() && !bytes.is_empty() {
+            if let Some(incoming) = self.decoder.decode(&mut bytes).map_err(Fault::Violation)? {
+                flow = take(incoming);
+            }
+        }
+        self.rest = bytes.to_vec();
         self.recharge();
+        Ok(())
     }
 
     fn recharge(&mut self) {
-        // tungstenite joins fragments in a vector that doubles when it is full.
         self.charge
-            .set(self.ready.capacity() + 2 * self.pieces.under_way());
+            .set(self.rest.capacity() + self.decoder.allocated_bytes());
     }
 
     /// Waits while memory is tight and this connection has much of it.
@@ -203,141 +200,129 @@ impl Source {
     }
 }
 
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source")
-            .field("socket", &self.socket)
-            .finish_non_exhaustive()
-    }
-}
-
-impl AsyncRead for Source {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let source = self.get_mut();
-        while source.taken == source.ready.len() {
-            source.ready = Vec::new();
-            source.taken = 0;
-            source.recharge();
-            if source.violation.is_some() {
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-            }
-            ready!(source.poll_room(cx));
-            let scratch = source.scratch.clone();
-            let mut scratch = scratch.borrow_mut();
-            match ready!(source.socket.poll_read(cx, &mut scratch))? {
-                0 => return Poll::Ready(Ok(0)),
-                count => source.take_in(&scratch[..count]),
-            }
-        }
-        let ready = &source.ready[source.taken..];
-        let count = ready.len().min(buf.len());
-        buf[..count].copy_from_slice(&ready[..count]);
-        source.taken += count;
-        Poll::Ready(Ok(count))
-    }
-}
-
-impl AsyncWrite for Source {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(buf.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// RFC 6455 5.2.
-#[derive(Clone, Copy)]
-enum Opcode {
-    Text = 1,
-    Binary = 2,
-    Close = 8,
-    Ping = 9,
-    Pong = 10,
+fn lost() -> Fault {
+    Fault::Lost("the stream ended without a Close".into())
 }
 
 /// The writing half of a connection: whole frames in, as few writes as possible out.
 #[derive(Debug)]
 pub(crate) struct FrameWriter {
     socket: Rc<Socket>,
-    buffer: Vec<u8>,
-    /// How much of the buffer is written already.
+    scratch: Rc<Scratch>,
+    pending: RefCell<Pending>,
+}
+
+/// What is to be written.
+#[derive(Debug)]
+struct Pending {
+    frames: Vec<u8>,
+    /// How much of the frames is written already.
     written: usize,
+    /// A long payload is not copied: it follows the frames.
+    payload: Bytes,
+    /// The frames are in the scratch, which goes back before anyone waits.
+    in_scratch: bool,
     /// A Close was pushed: nothing may follow it (RFC 6455 5.5.1).
     closed: bool,
     charge: Charge,
 }
 
 impl FrameWriter {
-    /// A buffer that grew beyond this is given back once it is written.
-    const KEPT_BUFFER_BYTES: usize = 4 * 1024;
+    /// Copying less than this costs less than a second piece in a system call.
+    const LONG_PAYLOAD_BYTES: usize = 4 * 1024;
 
-    pub(crate) fn new(socket: Rc<Socket>, account: Rc<Account>) -> Self {
+    pub(crate) fn new(socket: Rc<Socket>, scratch: Rc<Scratch>, account: Rc<Account>) -> Self {
         Self {
             socket,
-            buffer: Vec::new(),
-            written: 0,
-            closed: false,
-            charge: Charge::new(account),
+            scratch,
+            pending: RefCell::new(Pending {
+                frames: Vec::new(),
+                written: 0,
+                payload: Bytes::new(),
+                in_scratch: false,
+                closed: false,
+                charge: Charge::new(account),
+            }),
         }
     }
 
-    pub(crate) fn push_message(&mut self, message: &Message) {
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    pub(crate) fn push_message(&self, message: Message) {
         let opcode = match message {
-            Message::Text(_) => Opcode::Text,
-            Message::Binary(_) => Opcode::Binary,
+            Message::Text(_) => TEXT,
+            Message::Binary(_) => BINARY,
         };
-        self.push(opcode, message.as_bytes());
+        if message.len() < Self::LONG_PAYLOAD_BYTES {
+            self.push(opcode, message.as_bytes());
+        } else {
+            let mut pending = self.pending.borrow_mut();
+            self.push_header(&mut pending, opcode, message.len());
+            pending.payload = message.into_bytes();
+        }
     }
 
-    pub(crate) fn push_ping(&mut self) {
-        self.push(Opcode::Ping, b"");
+    /// Pushes a message if nothing stands before it but what was pushed since the last attempt to write.
+    pub(crate) fn try_push(&self, message: Message) -> Result<(), Message> {
+        let pending = self.pending.borrow();
+        let is_next = !pending.closed && (pending.in_scratch || pending.len() == 0);
+        drop(pending);
+        if !is_next {
+            return Err(message);
+        }
+        self.push_message(message);
+        Ok(())
     }
 
-    pub(crate) fn push_pong(&mut self, payload: &[u8]) {
-        self.push(Opcode::Pong, payload);
+    pub(crate) fn push_ping(&self) {
+        self.push(PING, b"");
+    }
+
+    pub(crate) fn push_pong(&self, payload: &[u8]) {
+        self.push(PONG, payload);
     }
 
     /// A code that may not be on the wire makes a Close without one (RFC 6455 7.4.1).
-    pub(crate) fn push_close(&mut self, code: CloseCode, reason: &str) {
+    pub(crate) fn push_close(&self, code: CloseCode, reason: &str) {
         let mut payload = Vec::new();
         if code.is_sendable() {
             payload.extend(u16::from(code).to_be_bytes());
             payload.extend(reason.as_bytes());
         }
-        self.push(Opcode::Close, &payload);
-        self.closed = true;
+        self.push(CLOSE, &payload);
+        self.pending.borrow_mut().closed = true;
     }
 
-    fn push(&mut self, opcode: Opcode, payload: &[u8]) {
-        // Room for the longest header that a server writes.
-        self.buffer.reserve(payload.len() + 10);
-        write_header(
-            FINAL | opcode as u8,
-            payload.len() as u64,
-            None,
-            &mut self.buffer,
-        );
-        self.buffer.extend(payload);
-        self.charge.set(self.buffer.capacity());
+    fn push(&self, opcode: u8, payload: &[u8]) {
+        let mut pending = self.pending.borrow_mut();
+        self.push_header(&mut pending, opcode, payload.len());
+        pending.frames.extend(payload);
+    }
+
+    fn push_header(&self, pending: &mut Pending, opcode: u8, len: usize) {
+        if pending.len() == 0 {
+            pending.frames = self.scratch.write.take();
+            pending.in_scratch = true;
+        }
+        let payload = std::mem::take(&mut pending.payload);
+        pending.frames.extend(&payload);
+        write_header(FINAL | opcode, len as u64, None, &mut pending.frames);
+    }
+
+    /// Whether so much is to be written that it is worth a write.
+    pub(crate) fn is_full(&self) -> bool {
+        /// Little enough that a ping or a close does not wait long behind it.
+        const BATCH_BYTES: usize = 64 * 1024;
+
+        let pending = self.pending.borrow();
+        !pending.payload.is_empty() || pending.len() >= BATCH_BYTES
     }
 
     /// The bytes that are still to be written.
     pub(crate) fn pending_bytes(&self) -> usize {
-        self.buffer.len() - self.written
+        self.pending.borrow().len()
     }
 
     /// How many of the bytes written have arrived at the peer's system.
@@ -347,20 +332,48 @@ impl FrameWriter {
 
     /// Writes as much as is taken at once, at least one byte. Nothing is lost when this is dropped before it
     /// is ready.
-    pub(crate) async fn write_some(&mut self) -> io::Result<()> {
-        self.written += self.socket.write(&self.buffer[self.written..]).await?;
-        if self.pending_bytes() == 0 {
-            self.buffer.clear();
-            self.written = 0;
-            self.buffer.shrink_to(Self::KEPT_BUFFER_BYTES);
-            self.charge.set(self.buffer.capacity());
+    pub(crate) async fn write_some(&self) -> io::Result<()> {
+        future::poll_fn(|cx| self.poll_write_some(cx)).await
+    }
+
+    fn poll_write_some(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut pending = self.pending.borrow_mut();
+        let frames = IoSlice::new(&pending.frames[pending.written..]);
+        let payload = IoSlice::new(&pending.payload);
+        let result = match self.socket.poll_write(cx, &[frames, payload]) {
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            Poll::Ready(Ok(count)) => {
+                pending.advance(count);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        };
+        if pending.in_scratch && (pending.len() == 0 || !matches!(result, Poll::Ready(Ok(())))) {
+            let own = pending.frames[pending.written..].to_vec();
+            let mut scratch = std::mem::replace(&mut pending.frames, own);
+            pending.written = 0;
+            pending.in_scratch = false;
+            scratch.clear();
+            self.scratch.write.replace(scratch);
         }
-        Ok(())
+        pending.recharge();
+        result
+    }
+
+    /// Writes what is taken at once of what was pushed and not tried yet. Tells whether that was all.
+    pub(crate) fn try_write(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        while self.pending.borrow().in_scratch {
+            // What went wrong shows with the next write, too.
+            let _ = self.poll_write_some(&mut cx);
+        }
+        self.pending_bytes() == 0
     }
 
     /// Sends a Close if that can be done without waiting. Tells whether it could.
-    pub(crate) async fn try_close(&mut self, code: CloseCode, reason: &str) -> bool {
-        if self.closed || self.pending_bytes() > 0 {
+    pub(crate) async fn try_close(&self, code: CloseCode, reason: &str) -> bool {
+        if self.pending.borrow().closed || self.pending_bytes() > 0 {
             return false;
         }
         self.push_close(code, reason);
@@ -370,10 +383,43 @@ impl FrameWriter {
     }
 
     /// Ends the stream so that the peer gets all that was written.
-    pub(crate) async fn end(&mut self) {
-        self.buffer = Vec::new();
-        self.charge.set(0);
+    pub(crate) async fn end(&self) {
+        self.pending.borrow_mut().clear();
         self.socket.end().await;
+    }
+}
+
+impl Pending {
+    fn len(&self) -> usize {
+        self.frames.len() - self.written + self.payload.len()
+    }
+
+    fn advance(&mut self, count: usize) {
+        let of_frames = count.min(self.frames.len() - self.written);
+        self.written += of_frames;
+        self.payload.advance(count - of_frames);
+        if self.payload.is_empty() {
+            // Let go of the message.
+            self.payload = Bytes::new();
+        }
+        if self.len() == 0 && !self.in_scratch {
+            self.clear();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.frames = Vec::new();
+        self.written = 0;
+        self.payload = Bytes::new();
+        self.recharge();
+    }
+
+    fn recharge(&mut self) {
+        let own = match self.in_scratch {
+            true => 0,
+            false => self.frames.capacity(),
+        };
+        self.charge.set(own + self.payload.len());
     }
 }
 

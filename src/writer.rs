@@ -12,10 +12,6 @@ use crate::{
 use futures_lite::future;
 use std::time::Instant;
 
-/// As much is put together before it is written: enough to make a write worth its cost, and little
-/// enough that a ping or a close does not wait long behind it.
-const BATCH_BYTES: usize = 64 * 1024;
-
 enum Work {
     Message(Message),
     Control,
@@ -23,11 +19,7 @@ enum Work {
 }
 
 /// Writes until the connection is closed and all that was accepted before is written, the Close last.
-pub(crate) async fn run(
-    link: &Link,
-    frames: &mut FrameWriter,
-    config: &Config,
-) -> Result<(), Lost> {
+pub(crate) async fn run(link: &Link, frames: &FrameWriter, config: &Config) -> Result<(), Lost> {
     let mut last = None;
     loop {
         let work = future::or(
@@ -38,16 +30,20 @@ pub(crate) async fn run(
             async { link.outbound.pop().await.map_or(Work::Close, Work::Message) },
         )
         .await;
+        if frames.pending_bytes() > 0 {
+            // Left from what was sent past the queue.
+            flush(link, frames, config, &mut last).await?;
+        }
         push_control(link, frames);
         match work {
             Work::Control => {}
             Work::Message(message) => {
-                push_message(link, frames, &message);
-                while frames.pending_bytes() < BATCH_BYTES {
+                push_message(link, frames, message);
+                while !frames.is_full() {
                     let Some(message) = link.outbound.try_pop() else {
                         break;
                     };
-                    push_message(link, frames, &message);
+                    push_message(link, frames, message);
                 }
             }
             Work::Close => {
@@ -64,7 +60,7 @@ pub(crate) async fn run(
     }
 }
 
-fn push_control(link: &Link, frames: &mut FrameWriter) {
+fn push_control(link: &Link, frames: &FrameWriter) {
     let due = link.control.take();
     for pong in due.pongs {
         frames.push_pong(&pong);
@@ -74,11 +70,11 @@ fn push_control(link: &Link, frames: &mut FrameWriter) {
     }
     if due.heartbeat && !link.closing.is_set() {
         link.count_heartbeat();
-        frames.push_message(&Message::from(HEARTBEAT));
+        frames.push_message(Message::from(HEARTBEAT));
     }
 }
 
-fn push_message(link: &Link, frames: &mut FrameWriter, message: &Message) {
+fn push_message(link: &Link, frames: &FrameWriter, message: Message) {
     link.count_sent(message.len());
     frames.push_message(message);
 }
@@ -87,7 +83,7 @@ fn push_message(link: &Link, frames: &mut FrameWriter, message: &Message) {
 /// has, until `last`, or a peer could choose how long it stays.
 async fn flush(
     link: &Link,
-    frames: &mut FrameWriter,
+    frames: &FrameWriter,
     config: &Config,
     last: &mut Option<Instant>,
 ) -> Result<(), Lost> {
@@ -100,7 +96,9 @@ async fn flush(
                     *last = Some(step);
                 }
                 let arrived = frames.arrived();
-                let written = reactor::timeout_at(last.unwrap_or(step), frames.write_some()).await;
+                let writing = reactor::timeout_at(last.unwrap_or(step), frames.write_some());
+                // Allocated only where it has to wait: most connections never do.
+                let written = Box::pin(writing).await;
                 // The system makes room in large steps: over a thin link the peer may be busy all the time.
                 if written.is_none() && last.is_none() && frames.arrived() > arrived {
                     continue;

@@ -265,6 +265,18 @@ fn it_pings_as_it_is_told() {
     assert_eq!(read_close(&mut silent), 1001);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn it_has_one_thread() {
+    let running = Running::start(&["--heartbeat", "10ms"]);
+    let mut client = running.connect();
+    let mut heartbeats = [0; 22];
+    client.read_exact(&mut heartbeats).unwrap();
+    assert_eq!(&heartbeats, b"\x81\x09heartbeat\x81\x09heartbeat");
+    let threads = std::fs::read_dir(format!("/proc/{}/task", running.child.id())).unwrap();
+    assert_eq!(threads.count(), 1);
+}
+
 #[test]
 fn it_logs_each_connection_and_drains_on_a_signal() {
     for signal in ["TERM", "INT"] {

@@ -142,7 +142,7 @@ fn a_server_listens_on_several_addresses() {
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
     let mut listener = Listener::bind(&[any, any][..]).unwrap();
     let std_listener = TcpListener::bind(any).unwrap();
-    listener.join(Listener::try_from(std_listener).unwrap());
+    listener.join(Listener::from(std_listener));
     let addrs = listener.local_addrs();
     assert_eq!(addrs.len(), 3);
 

@@ -1,4 +1,4 @@
-//! The frames after a handshake, against a plain model of RFC 6455.
+//! The frames after a handshake, against a plain model of RFC 6455: as they are read, and all through tungstenite.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,12 +13,14 @@ fuzz_target!(|bytes: &[u8]| {
     let cuts = input.cuts();
     let frames = input.rest();
 
-    let first = (!with_handshake).then_some(&[][..]);
-    let reads = first.into_iter().chain(cuts.cut(frames));
-    let read = fuzzing::read_frames(reads, max_message_bytes, max_fragments);
     let expected = rfc6455::read(frames, max_message_bytes, max_fragments);
-    assert_eq!(
-        read, expected,
-        "at most {max_message_bytes} bytes in {max_fragments} frames"
-    );
+    for join_all in [false, true] {
+        let first = (!with_handshake).then_some(&[][..]);
+        let reads = first.into_iter().chain(cuts.cut(frames));
+        let read = fuzzing::read_frames(reads, max_message_bytes, max_fragments, join_all);
+        assert_eq!(
+            read, expected,
+            "at most {max_message_bytes} bytes in {max_fragments} frames, all through tungstenite: {join_all}"
+        );
+    }
 });

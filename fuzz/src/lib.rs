@@ -47,6 +47,7 @@ impl<'a> Input<'a> {
 }
 
 /// The lengths of reads, used in turn. A 0, or none at all, stands for all that is left.
+#[derive(Clone, Copy)]
 pub struct Cuts<'a>(&'a [u8]);
 
 impl<'a> Cuts<'a> {

@@ -1,0 +1,410 @@
+//! Messages and control frames, made of the bytes that come.
+//!
+//! A message in one frame, which nearly all are, is unmasked where it lies and copied out once. Fragments and control frames go
+//! through tungstenite, which joins the ones and judges the others; it lives only as long as there are some. In both cases the
+//! headers were judged before, and a message takes room as it arrives and not as it is claimed.
+
+use crate::{
+    close::{CloseCode, Closed},
+    framing::{
+        CLOSE, CONTINUATION, FINAL, FrameLimits, Header, Headers, TEXT, broken, split_off, unmask,
+        write_header,
+    },
+    message::Message,
+};
+use async_tungstenite::tungstenite::{
+    self, WebSocket,
+    error::Error,
+    protocol::{Role, WebSocketConfig},
+};
+use bytes::Bytes;
+use std::{
+    io::{self, Read, Write},
+    str,
+};
+
+/// What a peer sent.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Message(Message),
+    Ping(Bytes),
+    Pong,
+    Close { code: CloseCode, reason: String },
+}
+
+/// Turns bytes into what they mean.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    headers: Headers,
+    max_message_bytes: usize,
+    under_way: UnderWay,
+    /// There while a message in fragments or a control frame is under way.
+    joiner: Option<Box<Joiner>>,
+    /// Nothing goes past tungstenite, for a comparison.
+    #[cfg(fuzzing)]
+    pub(crate) joins_all: bool,
+}
+
+#[derive(Debug)]
+enum UnderWay {
+    Nothing,
+    Message(Partial),
+    Frame(Frame),
+}
+
+impl Decoder {
+    pub(crate) fn new(limits: FrameLimits) -> Self {
+        Self {
+            headers: Headers::new(limits),
+            max_message_bytes: limits.max_message_bytes,
+            under_way: UnderWay::Nothing,
+            joiner: None,
+            #[cfg(fuzzing)]
+            joins_all: false,
+        }
+    }
+
+    fn goes_past_tungstenite(&self, header: Header) -> bool {
+        #[cfg(fuzzing)]
+        if self.joins_all {
+            return false;
+        }
+        header.is_whole_message()
+    }
+
+    /// How much is allocated for what is under way.
+    pub(crate) fn allocated_bytes(&self) -> usize {
+        let message = match &self.under_way {
+            UnderWay::Message(partial) => partial.payload.capacity(),
+            UnderWay::Nothing | UnderWay::Frame(_) => 0,
+        };
+        let joiner = self.joiner.as_ref();
+        message + joiner.map_or(0, |joiner| joiner.allocated_bytes())
+    }
+
+    /// Room for what is still to come of a long message, so that it can be read right there: for all of it, or for as much again
+    /// as there is. What was read there is to be [taken](Self::decode_in_place).
+    pub(crate) fn room(&mut self) -> Option<&mut Vec<u8>> {
+        /// Less is read with what follows it.
+        const LONG_BYTES: usize = 32 * 1024;
+
+        let UnderWay::Message(partial) = &mut self.under_way else {
+            return None;
+        };
+        let rest = usize::try_from(partial.rest()).unwrap_or(usize::MAX);
+        if rest < LONG_BYTES {
+            return None;
+        }
+        if partial.payload.len() == partial.payload.capacity() {
+            let more = partial.payload.len().max(LONG_BYTES);
+            partial.payload.reserve_exact(more.min(rest));
+        }
+        Some(&mut partial.payload)
+    }
+
+    /// Takes what was read into the [`room`](Self::room).
+    pub(crate) fn decode_in_place(&mut self) -> Result<Option<Incoming>, Closed> {
+        if let UnderWay::Message(partial) = &mut self.under_way {
+            partial.take_in_place()?;
+        }
+        self.decode(&mut &mut [][..])
+    }
+
+    /// Takes from the front of `bytes` what makes the next message or control frame, or all of them if that is not enough.
+    pub(crate) fn decode(&mut self, bytes: &mut &mut [u8]) -> Result<Option<Incoming>, Closed> {
+        if matches!(self.under_way, UnderWay::Nothing) {
+            let Some(header) = self.headers.take(bytes)? else {
+                return Ok(None);
+            };
+            if self.goes_past_tungstenite(header) {
+                match usize::try_from(header.len) {
+                    Ok(len) if len <= bytes.len() => {
+                        let payload = split_off(bytes, len);
+                        unmask(payload, header.mask_at(0));
+                        return whole(header, payload).map(Some);
+                    }
+                    _ => self.under_way = UnderWay::Message(Partial::begin(header)),
+                }
+            } else {
+                self.under_way = UnderWay::Frame(Frame::begin(header));
+            }
+        }
+        match &mut self.under_way {
+            UnderWay::Nothing => Ok(None),
+            UnderWay::Message(partial) => {
+                partial.take(bytes)?;
+                if partial.rest() > 0 {
+                    return Ok(None);
+                }
+                let message = partial.finish()?;
+                self.under_way = UnderWay::Nothing;
+                Ok(Some(message))
+            }
+            UnderWay::Frame(frame) => {
+                let joiner = self
+                    .joiner
+                    .get_or_insert_with(|| Box::new(Joiner::new(self.max_message_bytes)));
+                let incoming = joiner.take(frame, bytes)?;
+                if frame.rest() == 0 {
+                    self.under_way = UnderWay::Nothing;
+                    if !self.headers.is_message_unfinished() {
+                        self.joiner = None;
+                    }
+                }
+                Ok(incoming)
+            }
+        }
+    }
+}
+
+/// A message that is whole, unmasked.
+fn whole(header: Header, payload: &[u8]) -> Result<Incoming, Closed> {
+    let message = if header.opcode() == TEXT {
+        Message::from(str::from_utf8(payload).map_err(|_| not_utf8())?)
+    } else {
+        Message::from(payload)
+    };
+    Ok(Incoming::Message(message))
+}
+
+fn not_utf8() -> Closed {
+    broken(CloseCode::INVALID_PAYLOAD, "text that is not UTF-8")
+}
+
+/// A message in one frame of which not all has come.
+#[derive(Debug)]
+struct Partial {
+    header: Header,
+    payload: Vec<u8>,
+    /// How much of it is unmasked.
+    unmasked: usize,
+    /// How much of it is known to be UTF-8, if it has to be.
+    valid: usize,
+}
+
+impl Partial {
+    fn begin(header: Header) -> Self {
+        Self {
+            header,
+            payload: Vec::new(),
+            unmasked: 0,
+            valid: 0,
+        }
+    }
+
+    fn rest(&self) -> u64 {
+        self.header.len - self.payload.len() as u64
+    }
+
+    fn take(&mut self, bytes: &mut &mut [u8]) -> Result<(), Closed> {
+        let rest = usize::try_from(self.rest()).unwrap_or(usize::MAX);
+        let came = split_off(bytes, rest.min(bytes.len()));
+        if self.payload.capacity() - self.payload.len() < came.len() {
+            // Twice as much each time, and no more than it will be.
+            let more = came.len().max(self.payload.len());
+            self.payload.reserve_exact(more.min(rest));
+        }
+        self.payload.extend_from_slice(came);
+        self.take_in_place()
+    }
+
+    fn take_in_place(&mut self) -> Result<(), Closed> {
+        let mask = self.header.mask_at(self.unmasked as u64);
+        unmask(&mut self.payload[self.unmasked..], mask);
+        self.unmasked = self.payload.len();
+        if self.header.opcode() == TEXT {
+            self.valid += match str::from_utf8(&self.payload[self.valid..]) {
+                Ok(text) => text.len(),
+                // A character may come in two parts.
+                Err(error) if error.error_len().is_none() => error.valid_up_to(),
+                Err(_) => return Err(not_utf8()),
+            };
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Incoming, Closed> {
+        let payload = std::mem::take(&mut self.payload);
+        let message = if self.header.opcode() == TEXT {
+            Message::from(String::from_utf8(payload).map_err(|_| not_utf8())?)
+        } else {
+            Message::from(payload)
+        };
+        Ok(Incoming::Message(message))
+    }
+}
+
+/// A frame that goes through tungstenite.
+#[derive(Debug)]
+struct Frame {
+    header: Header,
+    /// How much of the payload was handed on.
+    done: u64,
+    /// Whether a header was handed on.
+    begun: bool,
+    /// The first two bytes of a Close, as far as they came.
+    close_code: u16,
+}
+
+impl Frame {
+    fn begin(header: Header) -> Self {
+        Self {
+            header,
+            done: 0,
+            begun: false,
+            close_code: 0,
+        }
+    }
+
+    fn rest(&self) -> u64 {
+        self.header.len - self.done
+    }
+
+    /// Judges a Close's code once it is there (RFC 6455 7.4): tungstenite would put another in its place.
+    fn judge_close_code(&mut self, piece: &[u8]) -> Result<(), Closed> {
+        if self.header.opcode() != CLOSE {
+            return Ok(());
+        }
+        let mask = self.header.mask_at(self.done);
+        for (at, (byte, mask)) in (self.done..2).zip(piece.iter().zip(mask)) {
+            self.close_code = self.close_code << 8 | u16::from(byte ^ mask);
+            if at == 1 && CloseCode::new(self.close_code).is_none() {
+                let reason = format!("a Close with the code {}", self.close_code);
+                return Err(broken(CloseCode::PROTOCOL_ERROR, &reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands on the next piece of the payload under a header of its own, if it needs one.
+    fn hand_on(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        let Header { first, len, .. } = self.header;
+        let last = piece.len() as u64 == self.rest();
+        if self.header.is_control() {
+            // It may not be fragmented, and it is short.
+            if !self.begun {
+                write_header(first, len, Some(self.header.mask_at(0)), out);
+                self.begun = true;
+            }
+        } else if last || !piece.is_empty() {
+            let opcode = if self.begun {
+                CONTINUATION
+            } else {
+                first & !FINAL
+            };
+            let fin = if last { first & FINAL } else { 0 };
+            let mask = self.header.mask_at(self.done);
+            write_header(opcode | fin, piece.len() as u64, Some(mask), out);
+            self.begun = true;
+        }
+        out.extend(piece);
+        self.done += piece.len() as u64;
+    }
+}
+
+/// tungstenite, given frames whose headers were judged. Long ones come in fragments, each as it arrives, so that text
+/// that is not UTF-8 is seen at once.
+#[derive(Debug)]
+struct Joiner {
+    frames: WebSocket<Feed>,
+    /// How much it has joined.
+    joined: usize,
+}
+
+impl Joiner {
+    /// tungstenite keeps a buffer as large as the largest frame that it saw.
+    const PIECE_BYTES: usize = 2 * 1024;
+
+    fn new(max_message_bytes: usize) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(512)
+            .max_message_size(Some(max_message_bytes));
+        Self {
+            frames: WebSocket::from_raw_socket(Feed::default(), Role::Server, Some(config)),
+            joined: 0,
+        }
+    }
+
+    fn allocated_bytes(&self) -> usize {
+        // Measured for what it has before there is anything to join; that is in a vector that doubles when it is full.
+        2 * Self::PIECE_BYTES + 2 * self.joined
+    }
+
+    /// Takes more of `frame`. Gives what that completes.
+    fn take(
+        &mut self,
+        frame: &mut Frame,
+        bytes: &mut &mut [u8],
+    ) -> Result<Option<Incoming>, Closed> {
+        loop {
+            let wanted = usize::try_from(frame.rest()).unwrap_or(usize::MAX);
+            let piece = split_off(bytes, wanted.min(bytes.len()).min(Self::PIECE_BYTES));
+            frame.judge_close_code(piece)?;
+            frame.hand_on(piece, &mut self.frames.get_mut().bytes);
+            if !frame.header.is_control() {
+                self.joined += piece.len();
+            }
+            let incoming = self.read()?;
+            if incoming.is_some() || frame.rest() == 0 || bytes.is_empty() {
+                return Ok(incoming);
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Option<Incoming>, Closed> {
+        let message = match self.frames.read() {
+            Ok(message) => message,
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(Error::Utf8(_)) => return Err(not_utf8()),
+            Err(error) => return Err(broken(CloseCode::PROTOCOL_ERROR, &error.to_string())),
+        };
+        Ok(match message {
+            tungstenite::Message::Ping(payload) => {
+                Some(Incoming::Ping(Bytes::copy_from_slice(&payload)))
+            }
+            tungstenite::Message::Pong(_) => Some(Incoming::Pong),
+            tungstenite::Message::Close(None) => Some(Incoming::Close {
+                code: CloseCode::NO_STATUS,
+                reason: String::new(),
+            }),
+            tungstenite::Message::Close(Some(frame)) => Some(Incoming::Close {
+                code: CloseCode::from_wire(frame.code.into()),
+                reason: frame.reason.as_str().to_owned(),
+            }),
+            data => Message::from_wire(&data).map(Incoming::Message),
+        })
+    }
+}
+
+/// What tungstenite is to read. What it writes, such as its answer to a Ping, goes nowhere: only the writer knows the order that a
+/// close has to keep.
+#[derive(Debug, Default)]
+struct Feed {
+    bytes: Vec<u8>,
+    taken: usize,
+}
+
+impl Read for Feed {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = (&self.bytes[self.taken..]).read(buf)?;
+        self.taken += count;
+        if self.taken == self.bytes.len() {
+            self.bytes.clear();
+            self.taken = 0;
+        }
+        if count == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(count)
+    }
+}
+
+impl Write for Feed {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,378 @@
+//! Readiness of sockets, from an edge-triggered epoll of the server's own.
+//!
+//! The kernel tells of each change once, and what it told is remembered: a socket is read, or written, until it has nothing
+//! more, and then costs no system call until it has.
+
+use crate::{reactor, slot::Slot, turn::Turn};
+use futures_lite::ready;
+use rustix::{
+    buffer::spare_capacity,
+    event::{
+        EventfdFlags, Timespec,
+        epoll::{self, CreateFlags, Event, EventData, EventFlags},
+        eventfd,
+    },
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    io::Errno,
+    net::{SocketFlags, acceptfrom_with},
+};
+use slab::Slab;
+use smol::Async;
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    io::{self, IoSlice, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake},
+    time::Duration,
+};
+
+/// Sockets, and who waits for them.
+pub(crate) struct Sockets {
+    fd: OwnedFd,
+    sources: RefCell<Slab<Rc<Source>>>,
+    events: RefCell<Vec<Event>>,
+}
+
+impl Sockets {
+    /// What the bell has in a source's place.
+    const BELL: u64 = u64::MAX;
+
+    pub(crate) fn new() -> io::Result<Rc<Self>> {
+        /// So many events are taken at once.
+        const EVENTS: usize = 256;
+
+        Ok(Rc::new(Self {
+            fd: epoll::create(CreateFlags::CLOEXEC)?,
+            sources: RefCell::default(),
+            events: RefCell::new(Vec::with_capacity(EVENTS)),
+        }))
+    }
+
+    /// To be waited for in async-io: an epoll is ready when one of its sockets is.
+    pub(crate) fn nested(self: &Rc<Self>) -> io::Result<Nested> {
+        Async::new(self.clone()).map(Nested)
+    }
+
+    /// A bell that ends a [`wait`](Self::wait).
+    pub(crate) fn bell(&self) -> io::Result<Arc<Bell>> {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let data = EventData::new_u64(Self::BELL);
+        // By its edges: nobody has to read what was written to it.
+        epoll::add(&self.fd, &fd, data, EventFlags::IN | EventFlags::ET)?;
+        Ok(Arc::new(Bell {
+            fd,
+            rung: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
+        }))
+    }
+
+    /// Waits until a socket is ready, `bell` is rung, or `timeout` is over, and wakes those whose sockets are ready.
+    pub(crate) fn wait(&self, bell: &Bell, timeout: Option<Duration>) {
+        bell.awaited.store(true, Ordering::SeqCst);
+        let timeout = match bell.rung.load(Ordering::SeqCst) {
+            true => Some(Duration::ZERO),
+            false => timeout,
+        };
+        self.take_events(timeout);
+        bell.awaited.store(false, Ordering::SeqCst);
+        self.tell();
+    }
+
+    /// Wakes those whose sockets are ready, without waiting.
+    pub(crate) fn look(&self) {
+        self.take_events(Some(Duration::ZERO));
+        self.tell();
+    }
+
+    fn take_events(&self, timeout: Option<Duration>) {
+        // More than fits into an int of milliseconds takes a system call that old kernels do not have.
+        const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout.min(LONGEST)).ok());
+        let mut events = self.events.borrow_mut();
+        events.clear();
+        match epoll::wait(&self.fd, spare_capacity(&mut events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => log::error!("cannot wait for sockets: {error}"),
+        }
+    }
+
+    fn tell(&self) {
+        let sources = self.sources.borrow();
+        for event in &*self.events.borrow() {
+            let key = usize::try_from(event.data.u64()).ok();
+            if let Some(source) = key.and_then(|key| sources.get(key)) {
+                source.tell(event.flags);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Sockets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sockets")
+            .field("fd", &self.fd)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AsFd for Sockets {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// See [`Sockets::nested`].
+#[derive(Debug)]
+pub(crate) struct Nested(Async<Rc<Sockets>>);
+
+impl Nested {
+    /// Whether a socket is ready. Wakes when one is.
+    pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> bool {
+        matches!(self.0.poll_readable(cx), Poll::Ready(Ok(())))
+    }
+}
+
+/// A waker that ends the wait of a thread, from any other or from itself.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    fd: OwnedFd,
+    rung: AtomicBool,
+    awaited: AtomicBool,
+}
+
+impl Bell {
+    /// What was rung before is being done now.
+    pub(crate) fn reset(&self) {
+        self.rung.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.rung.swap(true, Ordering::SeqCst) && self.awaited.load(Ordering::SeqCst) {
+            // Fails only where it was written to 2^64 times.
+            let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+/// A socket, as far as it is known.
+#[derive(Debug)]
+struct Source {
+    reading: Direction,
+    writing: Direction,
+}
+
+impl Source {
+    fn tell(&self, flags: EventFlags) {
+        let gone = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+        if gone || flags.intersects(EventFlags::IN | EventFlags::RDHUP) {
+            let last = gone || flags.contains(EventFlags::RDHUP);
+            self.reading.tell(last);
+        }
+        if gone || flags.contains(EventFlags::OUT) {
+            self.writing.tell(gone);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Direction {
+    ready: Cell<bool>,
+    /// Nothing is told any more: it stays ready.
+    last: Cell<bool>,
+    waiting: Slot,
+    turn: Turn,
+}
+
+impl Direction {
+    /// Ready until it is found that it is not.
+    fn new() -> Self {
+        Self {
+            ready: Cell::new(true),
+            last: Cell::new(false),
+            waiting: Slot::default(),
+            turn: Turn::default(),
+        }
+    }
+
+    fn tell(&self, last: bool) {
+        self.last.set(self.last.get() || last);
+        self.ready.set(true);
+        self.waiting.wake();
+    }
+
+    /// Runs `operation` when it may succeed.
+    fn poll<R>(
+        &self,
+        cx: &mut Context<'_>,
+        mut operation: impl FnMut() -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        while self.ready.get() {
+            match operation() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready.set(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+        self.waiting.sleep(cx);
+        Poll::Pending
+    }
+
+    /// The same for bytes, of which there is room or supply for `len`.
+    fn poll_bytes(
+        &self,
+        cx: &mut Context<'_>,
+        len: usize,
+        operation: impl FnMut() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        let result = self.poll(cx, operation);
+        // It took all there was: the next one would block, unless nothing more will be told.
+        if matches!(result, Poll::Ready(Ok(count)) if count < len) && !self.last.get() {
+            self.ready.set(false);
+        }
+        result
+    }
+}
+
+/// A socket that does not block.
+#[derive(Debug)]
+pub(crate) struct Io<T> {
+    socket: T,
+    sockets: Rc<Sockets>,
+    source: Rc<Source>,
+    key: usize,
+}
+
+impl<T> Io<T> {
+    pub(crate) fn get_ref(&self) -> &T {
+        &self.socket
+    }
+}
+
+impl<T: AsFd> Io<T> {
+    /// Takes a socket that was made not to block.
+    fn register(socket: T) -> io::Result<Self> {
+        let sockets = reactor::sockets()?;
+        let source = Rc::new(Source {
+            reading: Direction::new(),
+            writing: Direction::new(),
+        });
+        let key = sockets.sources.borrow_mut().insert(source.clone());
+        let io = Self {
+            socket,
+            sockets,
+            source,
+            key,
+        };
+        let data = EventData::new_u64(key as u64);
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&io.sockets.fd, &io.socket, data, flags)?;
+        Ok(io)
+    }
+}
+
+impl<T> Drop for Io<T> {
+    fn drop(&mut self) {
+        // The kernel forgets a socket when it is closed. Should it be open elsewhere and tell on, another's wait may end
+        // early.
+        self.sockets.sources.borrow_mut().remove(self.key);
+    }
+}
+
+#[cfg(feature = "signals")]
+impl Io<std::os::unix::net::UnixStream> {
+    pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Self::register(stream)
+    }
+}
+
+#[cfg(test)]
+impl Io<TcpStream> {
+    pub(crate) fn connected(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Self::register(stream)
+    }
+}
+
+impl<T> Io<T>
+where
+    for<'a> &'a T: Read + Write,
+{
+    pub(crate) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let reading = &self.source.reading;
+        ready!(reading.turn.poll(cx));
+        let result = reading.poll_bytes(cx, buf.len(), || (&self.socket).read(buf));
+        reading
+            .turn
+            .count(result, |read| *read.as_ref().unwrap_or(&0))
+    }
+
+    pub(crate) fn poll_read_more(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>>
+    where
+        T: AsFd,
+    {
+        let reading = &self.source.reading;
+        ready!(reading.turn.poll(cx));
+        let room = buf.capacity() - buf.len();
+        let result = reading.poll_bytes(cx, room, || {
+            Ok(rustix::io::read(&self.socket, spare_capacity(buf))?)
+        });
+        reading
+            .turn
+            .count(result, |read| *read.as_ref().unwrap_or(&0))
+    }
+
+    pub(crate) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let len = bufs.iter().map(|buf| buf.len()).sum();
+        self.source.writing.poll_bytes(cx, len, || match bufs {
+            [buf, rest @ ..] if rest.iter().all(|buf| buf.is_empty()) => (&self.socket).write(buf),
+            _ => (&self.socket).write_vectored(bufs),
+        })
+    }
+}
+
+impl Io<TcpListener> {
+    pub(crate) fn listen(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Self::register(listener)
+    }
+
+    pub(crate) fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Io<TcpStream>, Option<SocketAddr>)>> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let reading = &self.source.reading;
+        ready!(reading.turn.poll(cx));
+        let result = reading.poll(cx, || {
+            let (stream, peer) = acceptfrom_with(&self.socket, flags)?;
+            let peer = peer.and_then(|peer| peer.try_into().ok());
+            Ok((Io::register(stream.into())?, peer))
+        });
+        reading.turn.count(result, |_| 0)
+    }
+}

@@ -1,0 +1,167 @@
+//! Readiness of sockets where there is no epoll: async-io's, with a thread of its own.
+
+use crate::turn::Turn;
+use futures_lite::ready;
+use smol::Async;
+use std::{
+    cell::Cell,
+    io::{self, IoSlice, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+/// What waits for the sockets: nothing of ours.
+#[derive(Debug)]
+pub(crate) struct Sockets(());
+
+impl Sockets {
+    pub(crate) fn new() -> io::Result<Rc<Self>> {
+        Ok(Rc::new(Self(())))
+    }
+
+    pub(crate) fn look(&self) {}
+
+    pub(crate) fn nested(self: &Rc<Self>) -> io::Result<Nested> {
+        Ok(Nested(()))
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Nested(());
+
+impl Nested {
+    pub(crate) fn poll_ready(&self, _: &mut Context<'_>) -> bool {
+        false
+    }
+}
+
+/// A socket that does not block.
+#[derive(Debug)]
+pub(crate) struct Io<T> {
+    source: Async<T>,
+    reading: Turn,
+    /// Its turn is over, until the reactor had a look at all.
+    waits: Cell<bool>,
+}
+
+impl<T> Io<T> {
+    fn from_async(source: Async<T>) -> Self {
+        Self {
+            source,
+            reading: Turn::default(),
+            waits: Cell::new(false),
+        }
+    }
+
+    pub(crate) fn get_ref(&self) -> &T {
+        self.source.get_ref()
+    }
+
+    fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.reading.poll(cx).is_pending() {
+            self.waits.set(true);
+        }
+        if self.waits.get() {
+            ready!(self.source.poll_readable(cx))?;
+            self.waits.set(false);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Tries once, then when it may succeed.
+fn poll<R>(
+    mut operation: impl FnMut() -> io::Result<R>,
+    mut poll_ready: impl FnMut() -> Poll<io::Result<()>>,
+) -> Poll<io::Result<R>> {
+    loop {
+        match operation() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => match poll_ready() {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            },
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return Poll::Ready(result),
+        }
+    }
+}
+
+#[cfg(feature = "signals")]
+impl Io<std::os::unix::net::UnixStream> {
+    pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> io::Result<Self> {
+        Async::new(stream).map(Self::from_async)
+    }
+}
+
+impl<T> Io<T>
+where
+    for<'a> &'a T: Read + Write,
+{
+    pub(crate) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_turn(cx))?;
+        let result = poll(
+            || self.get_ref().read(buf),
+            || self.source.poll_readable(cx),
+        );
+        self.reading
+            .count(result, |read| *read.as_ref().unwrap_or(&0))
+    }
+
+    pub(crate) fn poll_read_more(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
+        let filled = buf.len();
+        buf.resize(buf.capacity(), 0);
+        let result = self.poll_read(cx, &mut buf[filled..]);
+        let count = match result {
+            Poll::Ready(Ok(count)) => count,
+            _ => 0,
+        };
+        buf.truncate(filled + count);
+        result
+    }
+
+    pub(crate) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        poll(
+            || self.get_ref().write_vectored(bufs),
+            || self.source.poll_writable(cx),
+        )
+    }
+}
+
+#[cfg(test)]
+impl Io<TcpStream> {
+    pub(crate) fn connected(stream: TcpStream) -> io::Result<Self> {
+        Async::new(stream).map(Self::from_async)
+    }
+}
+
+impl Io<TcpListener> {
+    pub(crate) fn listen(listener: TcpListener) -> io::Result<Self> {
+        Async::new(listener).map(Self::from_async)
+    }
+
+    pub(crate) fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Io<TcpStream>, Option<SocketAddr>)>> {
+        ready!(self.poll_turn(cx))?;
+        let accepted = poll(|| self.get_ref().accept(), || self.source.poll_readable(cx));
+        self.reading.count(accepted, |_| 0).map(|accepted| {
+            let (stream, peer) = accepted?;
+            Ok((Io::from_async(Async::new(stream)?), Some(peer)))
+        })
+    }
+}

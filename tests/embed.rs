@@ -1,0 +1,119 @@
+//! Handlers may use smol, other threads and timers, whoever waits for the server: `run`, or an executor of the user's own.
+
+use async_channel::bounded;
+use futures_lite::{AsyncReadExt, future};
+use smol::{Async, LocalExecutor, Timer};
+use std::{
+    cell::Cell,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    rc::Rc,
+    thread,
+    time::Duration,
+};
+use whit::{Connection, Listener, Server, ShutdownHandle};
+
+/// Says what came from a timer of smol's, a socket of smol's, and another thread.
+async fn handle(conn: Connection) -> Result<(), Box<dyn std::error::Error>> {
+    Timer::after(Duration::from_millis(1)).await;
+    conn.write("timer").await?;
+
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let addr = listener.local_addr()?;
+    let greeter = thread::spawn(move || listener.accept().unwrap().0.write_all(b"socket"));
+    let mut stream = Async::<TcpStream>::connect(addr).await?;
+    let mut words = String::new();
+    stream.read_to_string(&mut words).await?;
+    greeter.join().unwrap()?;
+    conn.write(words).await?;
+
+    let (sender, receiver) = bounded(1);
+    thread::spawn(move || sender.send_blocking("thread"));
+    conn.write(receiver.recv().await?).await?;
+    Ok(())
+}
+
+/// A client in a thread of its own, which shuts the server down when it has heard all.
+fn client(addr: SocketAddr, shutdown: ShutdownHandle) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        let limit = Some(Duration::from_secs(30));
+        stream.set_read_timeout(limit).unwrap();
+        stream
+            .write_all(
+                b"GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            )
+            .unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        let mut heard = vec![0; expected().len()];
+        stream.read_exact(&mut heard).unwrap();
+        shutdown.shut_down();
+        heard
+    })
+}
+
+fn server() -> (Server, Listener, thread::JoinHandle<Vec<u8>>) {
+    let listener = Listener::bind("127.0.0.1:0").unwrap();
+    let server = Server::new().route("/ws", handle);
+    let client = client(listener.local_addrs()[0], server.shutdown_handle());
+    (server, listener, client)
+}
+
+fn expected() -> Vec<u8> {
+    let frames: [&[u8]; 4] = [
+        b"\x81\x05timer",
+        b"\x81\x06socket",
+        b"\x81\x06thread",
+        b"\x88\x02\x03\xe8",
+    ];
+    frames.concat()
+}
+
+#[test]
+fn a_handler_may_use_smol_where_whit_waits() {
+    let (server, listener, client) = server();
+    whit::block_on(server.serve(listener)).unwrap().unwrap();
+    assert_eq!(client.join().unwrap(), expected());
+}
+
+#[test]
+fn a_handler_may_use_smol_where_smol_waits() {
+    let (server, listener, client) = server();
+    smol::block_on(server.serve(listener)).unwrap();
+    assert_eq!(client.join().unwrap(), expected());
+}
+
+#[test]
+fn a_server_runs_beside_other_tasks_of_an_executor() {
+    let (server, listener, client) = server();
+    let executor = LocalExecutor::new();
+    let ticks = Rc::new(Cell::new(0));
+    let ticking = ticks.clone();
+    executor
+        .spawn(async move {
+            loop {
+                Timer::after(Duration::from_millis(1)).await;
+                ticking.set(ticking.get() + 1);
+            }
+        })
+        .detach();
+    future::block_on(executor.run(server.serve(listener))).unwrap();
+    assert_eq!(client.join().unwrap(), expected());
+    assert!(ticks.get() > 0);
+}
+
+#[test]
+fn two_servers_share_a_thread() {
+    let ((one, listener, client), (other, other_listener, other_client)) = (server(), server());
+    let both = future::zip(one.serve(listener), other.serve(other_listener));
+    let (one, other) = whit::block_on(both).unwrap();
+    one.and(other).unwrap();
+    assert_eq!(client.join().unwrap(), expected());
+    assert_eq!(other_client.join().unwrap(), expected());
+}
