@@ -1,4 +1,4 @@
-# How the servers are built, started and measured. Sourced by run.sh.
+# How the servers are built, started and measured. Sourced by run.sh and cost.sh.
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -39,6 +39,9 @@ pub fn run(case: &str, run: &Run) -> Result<Figures> {
         "after-1m" => after_large(run),
         "slow-10" => slow(run),
         "silent" => silent(run),
+        "turns-1" => turns(run, 1),
+        "turns-16" => turns(run, 16),
+        "turns-alone" => turns_alone(run),
         _ => Err("there is no such case".into()),
     }
 }
@@ -107,16 +110,17 @@ impl Clients {
                 None if first.is_empty() => {}
                 None => return Err(client.wrong("bytes that were not asked for")),
             }
-            clients.watch(&client.socket)?;
-            clients.clients.push(client);
+            clients.add(client)?;
         }
         Ok(clients)
     }
 
-    fn watch(&self, socket: &TcpStream) -> Result<()> {
+    fn add(&mut self, client: Client) -> Result<()> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
         let data = epoll::EventData::new_u64(self.clients.len() as u64);
-        epoll::add(&self.epoll, socket, data, flags).map_err(|error| error.to_string())
+        epoll::add(&self.epoll, &client.socket, data, flags).map_err(|error| error.to_string())?;
+        self.clients.push(client);
+        Ok(())
     }
 
     /// Waits for readiness, and calls `ready` with each client.
@@ -480,6 +484,70 @@ fn silent(run: &Run) -> Result<Figures> {
     let figures = Figures::rest(&from, &run.snapshot()?);
     // They are still there.
     clients.one_after_the_other(&mut messages)?;
+    Ok(figures)
+}
+
+/// In a turn the server is stopped until each of 100 clients has sent `depth` messages. It finds all of them at once, however
+/// fast it is, and what else runs on the machine.
+fn turns(run: &Run, depth: usize) -> Result<Figures> {
+    let server = run.server();
+    take_turns(run, depth, |clients, messages| {
+        server.stop()?;
+        for client in &mut clients.clients {
+            client.send(messages)?;
+        }
+        server.go_on()?;
+        clients.until(messages, Client::is_answered)
+    })
+}
+
+/// In a turn each of 100 clients in turn has a message echoed, and the server rests after each.
+fn turns_alone(run: &Run) -> Result<Figures> {
+    let server = run.server();
+    take_turns(run, 1, |clients, messages| {
+        for i in 0..clients.clients.len() {
+            clients.clients[i].send(messages)?;
+            clients.until_answered(i, messages)?;
+            server.rests()?;
+        }
+        Ok(())
+    })
+}
+
+/// A fixed number of turns, for what is counted from the start of a server to its end: each step waits until the server has done all
+/// that the one before gave it to do, so that it does the same each time.
+fn take_turns(
+    run: &Run,
+    depth: usize,
+    mut turn: impl FnMut(&mut Clients, &mut Messages) -> Result<()>,
+) -> Result<Figures> {
+    const CONNECTIONS: u32 = 100;
+    let server = run.server();
+    let mut messages = Messages::new(frame::BINARY, &payload(frame::BINARY, 128), depth);
+    let mut clients = Clients::new()?;
+    for id in 0..CONNECTIONS {
+        server.rests()?;
+        let socket = client::dial(run.addr)?;
+        server.rests()?;
+        let (socket, first) = client::shake_hands(socket, "/ws")?;
+        let client = Client::new(socket, id);
+        if !first.is_empty() {
+            return Err(client.wrong("bytes that were not asked for"));
+        }
+        clients.add(client)?;
+    }
+    for _ in 0..run.turns {
+        server.rests()?;
+        turn(&mut clients, &mut messages)?;
+    }
+    server.rests()?;
+    server.stop()?;
+    drop(clients);
+    server.go_on()?;
+    server.rests()?;
+    let mut figures = Figures::default();
+    let count = run.turns * CONNECTIONS * messages.depth();
+    figures.add("messages", count.into());
     Ok(figures)
 }
 

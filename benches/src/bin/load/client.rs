@@ -51,12 +51,22 @@ pub fn close() -> Vec<u8> {
 
 /// Connects and shakes hands. Gives also what came behind the response.
 pub fn connect(addr: SocketAddr, path: &str) -> Result<(TcpStream, Vec<u8>)> {
-    let error = |error: io::Error| format!("connecting to {addr}: {error}");
-    let mut socket = TcpStream::connect(addr).map_err(error)?;
-    socket.set_nodelay(true).map_err(error)?;
-    socket
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .map_err(error)?;
+    shake_hands(dial(addr)?, path)
+}
+
+/// Connects, and says nothing yet.
+pub fn dial(addr: SocketAddr) -> Result<TcpStream> {
+    TcpStream::connect(addr)
+        .and_then(|socket| {
+            socket.set_nodelay(true)?;
+            socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+            Ok(socket)
+        })
+        .map_err(|error| format!("connecting to {addr}: {error}"))
+}
+
+pub fn shake_hands(mut socket: TcpStream, path: &str) -> Result<(TcpStream, Vec<u8>)> {
+    let error = |error: io::Error| format!("a handshake: {error}");
     socket.write_all(&request(path)).map_err(error)?;
     let mut bytes = Vec::new();
     let mut buf = [0; 4096];

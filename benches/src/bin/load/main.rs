@@ -1,6 +1,6 @@
 //! The load generator: sends what a case asks for, compares every byte that comes back, and measures the server meanwhile.
 //!
-//!     load CASE --url ws://127.0.0.1:PORT/ws --pid PID [--seconds 2]
+//!     load CASE --url ws://127.0.0.1:PORT/ws --pid PID [--seconds 2] [--turns 100]
 //!
 //! It prints one line of JSON, or fails where the server answers wrongly. `--tag name=value` goes into that line as it is.
 
@@ -9,7 +9,7 @@ mod client;
 mod process;
 
 use client::Result;
-use process::{Memory, Snapshot};
+use process::{Memory, Server, Snapshot};
 use std::{
     fmt::Write,
     net::SocketAddr,
@@ -17,11 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The server that is measured, and for how long.
+/// The server that is measured, and for how long: some cases for a time, some for a number of turns.
 pub struct Run {
     pub addr: SocketAddr,
     pid: u32,
     pub seconds: f64,
+    pub turns: u32,
 }
 
 impl Run {
@@ -31,6 +32,10 @@ impl Run {
 
     pub fn memory(&self) -> Result<Memory> {
         Memory::of(self.pid)
+    }
+
+    pub fn server(&self) -> Server {
+        Server::new(self.pid)
     }
 
     /// When so many times the measured seconds will have passed.
@@ -141,11 +146,16 @@ fn main() {
         .and_then(|url| url.strip_suffix("/ws")?.parse().ok());
     let (Some(addr), Some(pid)) = (addr, whit_benches::flag("--pid")) else {
         whit_benches::fail(
-            "usage: load CASE --url ws://127.0.0.1:PORT/ws --pid PID [--seconds 2] [--tag name=value]...",
+            "usage: load CASE --url ws://127.0.0.1:PORT/ws --pid PID [--seconds 2] [--turns 100] [--tag name=value]...",
         );
     };
-    let seconds = whit_benches::flag("--seconds").unwrap_or(2.0);
-    match cases::run(&case, &Run { addr, pid, seconds }) {
+    let run = Run {
+        addr,
+        pid,
+        seconds: whit_benches::flag("--seconds").unwrap_or(2.0),
+        turns: whit_benches::flag("--turns").unwrap_or(100),
+    };
+    match cases::run(&case, &run) {
         Ok(figures) => println!("{}", figures.json(&case)),
         Err(why) => whit_benches::fail(format_args!("{case}: {why}")),
     }

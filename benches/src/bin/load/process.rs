@@ -1,7 +1,13 @@
-//! What the kernel tells about a process.
+//! What the kernel tells about a process, and stopping it for a while.
 
 use crate::client::Result;
-use std::{fs, path::Path, time::Instant};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 /// A moment of the server and of the load itself.
 pub struct Snapshot {
@@ -49,13 +55,23 @@ fn word(text: &str, n: usize) -> u64 {
         .unwrap_or(0)
 }
 
+/// The folders of the threads.
+fn tasks(pid: u32) -> Result<Vec<PathBuf>> {
+    let tasks = format!("/proc/{pid}/task");
+    fs::read_dir(&tasks)
+        .and_then(|tasks| tasks.map(|task| Ok(task?.path())).collect())
+        .map_err(|error| format!("{tasks}: {error}: has the server ended?"))
+}
+
+/// What follows the name in `stat`: that is in parentheses, and may have spaces in it.
+fn behind_name(stat: &str) -> &str {
+    stat.rsplit(')').next().unwrap_or_default()
+}
+
 impl Snapshot {
     pub fn take(pid: u32) -> Result<Self> {
         let (mut cpu, mut switches, mut threads) = (0, 0, 0);
-        let tasks = format!("/proc/{pid}/task");
-        let error = |error| format!("{tasks}: {error}: has the server ended?");
-        for task in fs::read_dir(&tasks).map_err(error)? {
-            let task = task.map_err(error)?.path();
+        for task in tasks(pid)? {
             // A thread may end meanwhile.
             let (Ok(schedstat), Ok(status)) =
                 (read(task.join("schedstat")), read(task.join("status")))
@@ -69,9 +85,8 @@ impl Snapshot {
             );
             threads += 1;
         }
-        // The name, in parentheses, may have spaces in it.
         let stat = read(format!("/proc/{pid}/stat"))?;
-        let stat = stat.rsplit(')').next().unwrap_or_default();
+        let stat = behind_name(&stat);
         let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second();
         Ok(Self {
             cpu,
@@ -92,5 +107,57 @@ impl Memory {
             private: sum(&rollup, &["Private_Clean", "Private_Dirty"]) * 1024,
             rss: sum(&rollup, &["Rss"]) * 1024,
         })
+    }
+}
+
+/// The server, to be stopped and to go on.
+pub struct Server(u32);
+
+impl Server {
+    pub fn new(pid: u32) -> Self {
+        Self(pid)
+    }
+
+    /// Waits until it has nothing left to do.
+    pub fn rests(&self) -> Result<()> {
+        self.is_in(&["S"])
+    }
+
+    /// Stops it until `go_on`. It must rest: only then is it certain where it stops.
+    pub fn stop(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        // `t` is what a debugger's processes are.
+        self.is_in(&["T", "t"])
+    }
+
+    pub fn go_on(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        Pid::from_raw(self.0 as i32)
+            .ok_or_else(|| "0 is no process".to_owned())
+            .and_then(|pid| kill_process(pid, signal).map_err(|error| error.to_string()))
+    }
+
+    /// Waits until all threads are in one of these states.
+    fn is_in(&self, states: &[&str]) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            let mut all = true;
+            for task in tasks(self.0)? {
+                let stat = read(task.join("stat"))?;
+                let state = behind_name(&stat).split_whitespace().next();
+                all &= state.is_some_and(|state| states.contains(&state));
+            }
+            if all {
+                return Ok(());
+            }
+            sleep(Duration::from_micros(50));
+        }
+        Err(format!(
+            "the server is not in state {}",
+            states.join(" or ")
+        ))
     }
 }
