@@ -723,3 +723,17 @@ fn codes_that_must_not_be_on_the_wire_are_not() {
         },
     );
 }
+
+#[test]
+fn what_was_said_last_is_not_in_the_way_of_why_it_ends() {
+    async fn leaves(conn: Connection) -> Result<(), Closed> {
+        conn.write("bye").await?;
+        conn.close(CloseCode::ABNORMAL, "enough");
+        Ok(())
+    }
+    testing::run(Server::new().route("/ws", leaves), |server| async move {
+        let mut raw = Raw::open(&server, "/ws").await;
+        assert_eq!(raw.read_frame().await, (TEXT, b"bye".to_vec()));
+        assert_eq!(raw.read_close().await, (1008, "enough".into()));
+    });
+}
