@@ -52,9 +52,10 @@ impl Budget {
             let now = reactor::now();
             let paced = self.made_room.get().is_none_or(|last| now >= last + PACE);
             let hoard = self.fair_share() / 8;
-            if paced && self.largest().is_some_and(|one| one.held.get() > hoard) {
+            let largest = paced.then(|| self.largest()).flatten();
+            if let Some(account) = largest.filter(|account| account.held.get() > hoard) {
                 self.made_room.set(Some(now));
-                self.shed_the_largest();
+                self.let_go(&account);
             }
             return None;
         }
@@ -173,17 +174,19 @@ impl Budget {
     }
 
     fn shed_the_largest(&self) -> bool {
-        match self.largest() {
-            Some(account) => {
-                account.shed.set(true);
-                self.shed.set(self.shed.get() + 1);
-                self.returning
-                    .set(self.returning.get() + account.held.get());
-                account.shedding.notify(usize::MAX);
-                true
-            }
-            None => false,
-        }
+        let largest = self.largest();
+        largest.is_some_and(|account| {
+            self.let_go(&account);
+            true
+        })
+    }
+
+    fn let_go(&self, account: &Account) {
+        account.shed.set(true);
+        self.shed.set(self.shed.get() + 1);
+        self.returning
+            .set(self.returning.get() + account.held.get());
+        account.shedding.notify(usize::MAX);
     }
 }
 
