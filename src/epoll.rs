@@ -243,6 +243,19 @@ impl Direction {
         }
         result
     }
+
+    /// The same where it is a turn that it takes.
+    fn poll_turn(
+        &self,
+        cx: &mut Context<'_>,
+        len: usize,
+        operation: impl FnMut() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.turn.poll(cx));
+        let result = self.poll_bytes(cx, len, operation);
+        self.turn
+            .count(result, |count| *count.as_ref().unwrap_or(&0))
+    }
 }
 
 /// A socket that does not block.
@@ -316,11 +329,7 @@ where
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let reading = &self.source.reading;
-        ready!(reading.turn.poll(cx));
-        let result = reading.poll_bytes(cx, buf.len(), || (&self.socket).read(buf));
-        reading
-            .turn
-            .count(result, |read| *read.as_ref().unwrap_or(&0))
+        reading.poll_turn(cx, buf.len(), || (&self.socket).read(buf))
     }
 
     pub(crate) fn poll_read_more(
@@ -331,15 +340,10 @@ where
     where
         T: AsFd,
     {
-        let reading = &self.source.reading;
-        ready!(reading.turn.poll(cx));
         let room = buf.capacity() - buf.len();
-        let result = reading.poll_bytes(cx, room, || {
+        self.source.reading.poll_turn(cx, room, || {
             Ok(rustix::io::read(&self.socket, spare_capacity(buf))?)
-        });
-        reading
-            .turn
-            .count(result, |read| *read.as_ref().unwrap_or(&0))
+        })
     }
 
     pub(crate) fn poll_write(

@@ -39,7 +39,13 @@ pub(crate) struct Reactor {
 
 #[derive(Debug)]
 enum Source {
-    System(#[cfg_attr(whit_portable, allow(dead_code))] Rc<Sockets>),
+    System(
+        #[cfg_attr(
+            not(all(target_os = "linux", not(whit_portable))),
+            allow(dead_code, reason = "nothing registers there")
+        )]
+        Rc<Sockets>,
+    ),
     /// No sockets, and a time that stands still until it is moved.
     #[cfg(feature = "testing")]
     Stopped(Cell<Instant>),
