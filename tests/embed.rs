@@ -1,5 +1,7 @@
 //! Handlers may use smol, other threads and timers, whoever waits for the server: `run`, or an executor of the user's own.
 
+mod support;
+
 use async_channel::bounded;
 use futures_lite::{AsyncReadExt, future};
 use smol::{Async, LocalExecutor, Timer};
@@ -11,6 +13,7 @@ use std::{
     thread,
     time::Duration,
 };
+use support::handshake;
 use whit::{Connection, Listener, Server, ShutdownHandle};
 
 /// Says what came from a timer of smol's, a socket of smol's, and another thread.
@@ -39,12 +42,7 @@ fn client(addr: SocketAddr, shutdown: ShutdownHandle) -> thread::JoinHandle<Vec<
         let mut stream = TcpStream::connect(addr).unwrap();
         let limit = Some(Duration::from_secs(30));
         stream.set_read_timeout(limit).unwrap();
-        stream
-            .write_all(
-                b"GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            )
-            .unwrap();
+        stream.write_all(handshake("/ws").as_bytes()).unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
