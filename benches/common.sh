@@ -114,9 +114,20 @@ can() {
     esac
 }
 
+# server_url: waits until the server, whose words go to $temp/server, listens. Prints its address, or nothing if it never does.
+server_url() {
+    local tries url=
+    for ((tries = 0; tries < 500; tries++)); do
+        url=$(sed -n 's/^listening on //p' "$temp/server")
+        [ -z "$url" ] || break
+        sleep 0.02
+    done
+    echo "$url"
+}
+
 # measure SERVER CASE: a line of JSON.
 measure() {
-    local url= tries status=0 core=$server_core flags=() schedule=()
+    local url status=0 core=$server_core flags=() schedule=()
     case $2 in
     heartbeats) flags=(--heartbeat 1s) ;;
     # See "How it is measured" in README.md.
@@ -126,11 +137,7 @@ measure() {
     # Not quoted: a command and its arguments.
     taskset -c "$core" "${schedule[@]}" ${commands[$1]} "${flags[@]}" >>"$temp/server" 2>&1 &
     server_pid=$!
-    for ((tries = 0; tries < 500; tries++)); do
-        url=$(sed -n 's/^listening on //p' "$temp/server")
-        [ -z "$url" ] || break
-        sleep 0.02
-    done
+    url=$(server_url)
     if [ -n "$url" ]; then
         # So that it has started, whatever it does behind that line.
         sleep 0.1

@@ -22,7 +22,7 @@ esac
 
 # run INSTRUMENT CASE TURNS: sets $messages. What the instrument counted is in $kept/CASE-TURNS.INSTRUMENT.
 run() {
-    local count=$kept/$2-$3.$1 command=() instrument tries url=
+    local count=$kept/$2-$3.$1 command=() instrument url
     # The server has the process number of that shell, also where the instrument is its parent.
     # shellcheck disable=SC2016
     command=(sh -c 'echo $$ >"$0" && exec "$@"' "$temp/pid")
@@ -34,11 +34,7 @@ run() {
     : >"$temp/server"
     "${command[@]}" >>"$temp/server" 2>&1 &
     instrument=$!
-    for ((tries = 0; tries < 500; tries++)); do
-        url=$(sed -n 's/^listening on //p' "$temp/server")
-        [ -z "$url" ] || break
-        sleep 0.02
-    done
+    url=$(server_url)
     server_pid=$(cat "$temp/pid")
     [ -n "$url" ] || { tail -n 5 "$temp/server" >&2; fail "whit does not listen under $1"; }
     # So that it has started, whatever it does behind that line.
