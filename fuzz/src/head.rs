@@ -116,7 +116,8 @@ impl<'a> Head<'a> {
             && self.names("connection", "upgrade")
             && BASE64
                 .decode(key.as_bytes())
-                .is_ok_and(|key| key.len() == 16)
+                // It takes padding within the text, too, as RFC 4648 does not.
+                .is_ok_and(|bytes| bytes.len() == 16 && BASE64.encode(&bytes) == key)
             && self.only("sec-websocket-version") == Some("13")
             && self.values("transfer-encoding").is_empty()
             && self.values("content-length").iter().all(|len| *len == "0")
