@@ -73,6 +73,10 @@ fn what_is_not_a_good_handshake_is_told_why() {
         ),
         (
             "400",
+            good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub2Q=5Zs="),
+        ),
+        (
+            "400",
             handshake_with("/ws", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"),
         ),
         ("400", handshake_with("/ws", "Content-Length: 5\r\n")),
