@@ -1,11 +1,16 @@
 //! The whole server's memory account: what clients cause is charged to it, by what is allocated.
 
-use crate::{reactor, slot::Waiting};
+use crate::{
+    reactor,
+    slot::{Slot, Waiting},
+};
 use event_listener::Event;
+use futures_lite::future::poll_fn;
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     rc::{Rc, Weak},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -67,7 +72,7 @@ impl Budget {
             base: bytes,
             held: Cell::new(0),
             shed: Cell::new(false),
-            shedding: Event::new(),
+            shedding: Slot::default(),
             waiting: Cell::new(false),
         });
         self.accounts
@@ -186,7 +191,7 @@ impl Budget {
         self.shed.set(self.shed.get() + 1);
         self.returning
             .set(self.returning.get() + account.held.get());
-        account.shedding.notify(usize::MAX);
+        account.shedding.wake();
     }
 }
 
@@ -198,7 +203,8 @@ pub(crate) struct Account {
     base: usize,
     held: Cell<usize>,
     shed: Cell<bool>,
-    shedding: Event,
+    /// Tells the connection's task.
+    shedding: Slot,
     waiting: Cell<bool>,
 }
 
@@ -275,11 +281,18 @@ impl Account {
         self.shed.get()
     }
 
+    /// Ready once this one is shed. One task may ask.
+    pub(crate) fn poll_shed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_shed() {
+            return Poll::Ready(());
+        }
+        self.shedding.sleep(cx);
+        Poll::Pending
+    }
+
     /// Waits until this one is shed.
     pub(crate) async fn shed(&self) {
-        while !self.shed.get() {
-            self.shedding.listen().await;
-        }
+        poll_fn(|cx| self.poll_shed(cx)).await;
     }
 }
 

@@ -7,17 +7,20 @@ use crate::{
     message::Message,
     queue::Rejected,
     reactor,
-    reader::{self, Lost},
+    reader::{Lost, Reader},
     request::{Peer, Request},
-    slot::Once,
     wire::{FrameReader, FrameWriter},
-    writer,
+    writer::Writer,
 };
-use futures_lite::{FutureExt, Stream, future, ready};
+use futures_lite::{
+    Stream,
+    future::{self, poll_fn},
+    ready,
+};
 use std::{
     error::Error,
     fmt,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
@@ -86,7 +89,7 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.link.abandoned.set();
+        self.link.abandon();
     }
 }
 
@@ -143,13 +146,8 @@ impl Connection {
     ///
     /// [`Closed`] once the connection is closed and all messages are read, and ever after.
     pub async fn read(&self) -> Result<Message, Closed> {
-        let link = &self.handle.link;
-        link.answering.set(false);
-        match link.inbound.pop().await {
-            Some(message) => {
-                link.answering.set(true);
-                Ok(message)
-            }
+        match self.handle.link.receive().await {
+            Some(message) => Ok(message),
             None => Err(self.ended()),
         }
     }
@@ -168,11 +166,8 @@ impl Connection {
     /// [`Closed`] if the connection is closed, or is closed while this waits. The message is not sent then. To keep
     /// it, use [`try_write`](Self::try_write).
     pub async fn write(&self, message: impl Into<Message>) -> Result<(), Closed> {
-        let link = &self.handle.link;
-        let Err(message) = link.send(message.into()) else {
-            return Ok(());
-        };
-        link.outbound.push(message).await.map_err(|_| self.ended())
+        let sent = self.handle.link.send(message.into()).await;
+        sent.map_err(|_| self.ended())
     }
 
     /// Sends a message, after all that was written before, if the outbound queue has room for it now.
@@ -181,16 +176,11 @@ impl Connection {
     ///
     /// [`TryWriteError`] gives the message back and tells whether there was no room, or the connection is closed.
     pub fn try_write(&self, message: impl Into<Message>) -> Result<(), TryWriteError> {
-        let link = &self.handle.link;
-        let Err(message) = link.send(message.into()) else {
-            return Ok(());
-        };
-        link.outbound
-            .try_push(message)
-            .map_err(|rejected| match rejected {
-                Rejected::Full(message) => TryWriteError::Full(message),
-                Rejected::Closed(message) => TryWriteError::Closed(message),
-            })
+        let sent = self.handle.link.try_send(message.into());
+        sent.map_err(|rejected| match rejected {
+            Rejected::Full(message) => TryWriteError::Full(message),
+            Rejected::Closed(message) => TryWriteError::Closed(message),
+        })
     }
 
     /// Closes the connection, with a reason for the peer of up to 123 bytes; a longer one is cut.
@@ -232,7 +222,7 @@ impl Connection {
     /// The handler came to the end: what it has not answered by now it will not.
     fn ended(&self) -> Closed {
         let link = &self.handle.link;
-        link.outbound.close();
+        link.close_output();
         let never = || Closed::lost(ClosedBy::Local, "");
         link.closing.get().cloned().unwrap_or_else(never)
     }
@@ -271,22 +261,15 @@ impl fmt::Debug for Connection {
 pub(crate) type Handling = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error>>>>>;
 pub(crate) type Handler = Rc<dyn Fn(Connection) -> Handling>;
 
-/// The parts of a connection's task that have gates of their own.
-const READING: u8 = 0;
-const WRITING: u8 = 1;
-const HANDLING: u8 = 2;
-const LOST: u8 = 3;
-const ENDING: u8 = 4;
-
 /// Runs a connection from its upgrade until nothing of it is left.
-pub(crate) async fn run(
+pub(crate) fn run<'a>(
     open: Open,
     request: Request,
-    frames_in: Box<FrameReader>,
+    frames_in: FrameReader,
     frames_out: Rc<FrameWriter>,
     handler: &Handler,
-    config: &Config,
-) {
+    config: &'a Config,
+) -> impl Future<Output = ()> + use<'a> {
     let link = open.link().clone();
     let log = Log::open(open, &request);
     let conn = Connection {
@@ -296,64 +279,33 @@ pub(crate) async fn run(
         }),
         stream: Messages(None),
     };
-    let parted = Once::default();
-
-    let mut handling = pin!(handle(&link, handler, conn));
-    let mut ending = pin!(end(&link, &parted, config));
-    // In one expression, because a future that has a name before it is pinned takes its room twice.
-    let mut both = pin!(future::zip(
-        async {
-            let answered = talk(&link, frames_in, frames_out, config).await.is_ok();
-            log.close(answered);
-            parted.set();
-        },
-        future::or(
-            link.gates.pass(HANDLING, handling.as_mut()),
-            link.gates.pass(ENDING, ending.as_mut()),
-        ),
-    ));
-    let mut running = pin!(link.gates.run(both.as_mut()));
-    future::poll_fn(|cx| {
-        let poll = running.as_mut().poll(cx);
-        link.end_turn();
-        poll
-    })
-    .await;
-    link.account.retire();
+    // Made here and not within the future, which would have room for both.
+    let mut talk = Talk {
+        reader: Some(Reader::new(link.clone(), frames_in, config)),
+        writer: Some(Writer::new(link.clone(), frames_out.clone(), config)),
+        handling: begin(&link, handler, conn),
+        deadline: None,
+        link,
+        config,
+    };
+    async move {
+        let parting = poll_fn(|cx| talk.poll_turn(cx, Talk::poll_round)).await;
+        // Nothing more is read: what it has of a message is of no use.
+        (talk.reader, talk.writer) = (None, None);
+        // Allocated when it comes to it, or every connection's future would be larger all its life.
+        Box::pin(end(&mut talk, &frames_out, parting, log)).await;
+        talk.link.account.retire();
+    }
 }
 
-/// Closes the connection when its handler has let go of it. A handler that does not look at its connection would outlive it
-/// without an end: this is over when it has to be dropped.
-async fn end(link: &Link, parted: &Once, config: &Config) {
-    let abandoned = async {
-        link.abandoned.wait().await;
-        link.close(Closed::new(ClosedBy::Local, CloseCode::NORMAL, ""));
-        future::pending().await
-    };
-    future::or(abandoned, parted.wait()).await;
-    let late = future::or(reactor::sleep(config.close_timeout), link.account.shed());
-    Box::pin(late).await;
-    log::warn!(
-        "#{} its handler has not returned in time after the end: dropped",
-        link.id
-    );
+/// Begins to run a handler, which may panic even so early.
+fn begin(link: &Link, handler: &Handler, conn: Connection) -> Option<Handling> {
+    let handling = catch_unwind(AssertUnwindSafe(|| handler(conn)));
+    handling.map_err(|_| fail(link, "panicked")).ok()
 }
 
-/// Runs the handler, and closes as its end demands.
-async fn handle(link: &Link, handler: &Handler, conn: Connection) {
-    let handling = async {
-        match handler(conn).await {
-            // The connection's end, handed on with `?`.
-            Err(error) if !error.is::<Closed>() => Err(error.to_string()),
-            _ => Ok(()),
-        }
-    };
-    let failed = match AssertUnwindSafe(handling).catch_unwind().await {
-        Ok(Ok(())) => return link.close(Closed::new(ClosedBy::Local, CloseCode::NORMAL, "")),
-        Ok(Err(error)) => format!("failed: {error}"),
-        Err(_) => "panicked".to_owned(),
-    };
-    log::warn!("#{} its handler {failed}", link.id);
+fn fail(link: &Link, how: &str) {
+    log::warn!("#{} its handler {how}", link.id);
     link.close(Closed::new(
         ClosedBy::Local,
         CloseCode::INTERNAL_ERROR,
@@ -361,24 +313,167 @@ async fn handle(link: &Link, handler: &Handler, conn: Connection) {
     ));
 }
 
-/// Reads and writes until the connection is closed both ways, then ends the stream; or until it is lost.
-async fn talk(
-    link: &Link,
-    mut frames_in: Box<FrameReader>,
-    frames_out: Rc<FrameWriter>,
-    config: &Config,
-) -> Result<(), Lost> {
-    let exchange = exchange(link, &mut frames_in, &frames_out, config);
-    let mut lost = pin!(future::or(link.lost(), link.shed()));
-    let parting = future::or(exchange, async {
-        link.gates.pass(LOST, lost.as_mut()).await;
-        Err(Lost)
+/// What goes on between the two ends of a connection, until it is closed both ways, or lost.
+struct Talk<'a> {
+    link: Rc<Link>,
+    /// There until it is done, as are the others.
+    reader: Option<Reader>,
+    writer: Option<Writer<'a>>,
+    handling: Option<Handling>,
+    /// Of the one that is not done, once the other is.
+    deadline: Option<Box<Deadline>>,
+    config: &'a Config,
+}
+
+struct Deadline {
+    at: Instant,
+    timer: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl Talk<'_> {
+    /// Polls `round` as a part of the connection's turn.
+    fn poll_turn<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut round: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let link = self.link.clone();
+        let poll = link.gate.poll_turn(cx, |cx| round(self, cx));
+        if let Some(reader) = &mut self.reader {
+            reader.end_turn();
+        }
+        link.end_turn();
+        poll
+    }
+
+    /// Polls all that goes on. Gives the time by which the peer has to part.
+    fn poll_round(&mut self, cx: &mut Context<'_>) -> Poll<Result<Instant, Lost>> {
+        if let Some(reader) = &mut self.reader {
+            if let Poll::Ready(read) = Pin::new(reader).poll(cx) {
+                read?;
+                self.reader = None;
+            }
+        }
+        let _ = self.poll_handler();
+        if let Some(writer) = &mut self.writer {
+            if let Poll::Ready(wrote) = Pin::new(writer).poll(cx) {
+                wrote?;
+                self.writer = None;
+                self.deadline = None;
+            }
+        }
+        let link = &self.link;
+        if link.account.poll_shed(cx).is_ready() {
+            link.close_shed();
+            return Poll::Ready(Err(Lost));
+        }
+        if link.closing.get().is_some_and(|closed| !closed.is_clean()) {
+            return Poll::Ready(Err(Lost));
+        }
+        self.poll_close(cx)
+    }
+
+    /// Judges what is done, and what is late.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<Instant, Lost>> {
+        let until = || reactor::now() + self.config.close_timeout;
+        match (&self.reader, &self.writer) {
+            (Some(_), Some(_)) => return Poll::Pending,
+            (None, None) => {
+                let deadline = self.deadline.as_ref();
+                return Poll::Ready(Ok(deadline.map_or_else(until, |deadline| deadline.at)));
+            }
+            _ => {}
+        }
+        let deadline = self.deadline.get_or_insert_with(|| {
+            let at = until();
+            let timer = Box::pin(reactor::sleep_until(at));
+            Box::new(Deadline { at, timer })
+        });
+        if self.writer.is_none() {
+            return deadline.timer.as_mut().poll(cx).map(|()| Err(Lost));
+        }
+        // The handler may still answer what came before the peer's Close, then ours is sent.
+        if !self.link.outbound.is_closed() {
+            ready!(deadline.timer.as_mut().poll(cx));
+            self.link.close_output();
+        }
+        Poll::Pending
+    }
+
+    /// Polls the handler if something woke it, and closes as its end demands. Ready when it has ended.
+    fn poll_handler(&mut self) -> Poll<()> {
+        let Some(handling) = &mut self.handling else {
+            return Poll::Ready(());
+        };
+        let link = &self.link;
+        let poll = || {
+            link.gate.poll_woken(|cx| {
+                handling.as_mut().poll(cx).map(|result| match result {
+                    // The connection's end, handed on with `?`.
+                    Err(error) if !error.is::<Closed>() => Err(error.to_string()),
+                    _ => Ok(()),
+                })
+            })
+        };
+        let poll = catch_unwind(AssertUnwindSafe(poll));
+        match &poll {
+            Ok(Poll::Pending) if !link.is_abandoned() || link.closing.is_set() => {
+                return Poll::Pending;
+            }
+            Ok(Poll::Pending | Poll::Ready(Ok(()))) => {
+                link.close(Closed::new(ClosedBy::Local, CloseCode::NORMAL, ""));
+            }
+            Ok(Poll::Ready(Err(error))) => fail(link, &format!("failed: {error}")),
+            Err(_) => fail(link, "panicked"),
+        }
+        if let Ok(Poll::Pending) = poll {
+            return Poll::Pending;
+        }
+        self.handling = None;
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Talk<'_> {
+    fn drop(&mut self) {
+        self.link.gate.shut();
+    }
+}
+
+/// Ends the stream, and then the handler, if it does not see the end.
+async fn end(
+    talk: &mut Talk<'_>,
+    frames_out: &FrameWriter,
+    parting: Result<Instant, Lost>,
+    log: Log,
+) {
+    let (link, config) = (talk.link.clone(), talk.config);
+    let mut parting = pin!(part(&link, frames_out, config, parting));
+    let parted = poll_fn(|cx| {
+        talk.poll_turn(cx, |talk, cx| {
+            let _ = talk.poll_handler();
+            parting.as_mut().poll(cx)
+        })
+    });
+    log.close(parted.await.is_ok());
+    if talk.handling.is_none() {
+        return;
+    }
+    let late = future::or(reactor::sleep(config.close_timeout), link.account.shed());
+    let mut late = pin!(late);
+    poll_fn(|cx| {
+        talk.poll_turn(cx, |talk, cx| {
+            if talk.poll_handler().is_pending() {
+                ready!(late.as_mut().poll(cx));
+                log::warn!(
+                    "#{} its handler has not returned in time after the end: dropped",
+                    talk.link.id
+                );
+            }
+            Poll::Ready(())
+        })
     })
     .await;
-    // Nothing more is read: what it has of a message is of no use.
-    drop(frames_in);
-    // Allocated when it comes to it, or every connection's future would be larger all its life.
-    Box::pin(part(link, &frames_out, config, parting)).await
 }
 
 /// Ends the stream, in peace if there is some time for it.
@@ -400,63 +495,14 @@ async fn part(
                 return Err(Lost);
             };
             if link.account.is_shed() {
-                if frames_out
-                    .try_close(CloseCode::TRY_AGAIN_LATER, closed.reason())
-                    .await
-                {
+                if frames_out.try_close(CloseCode::TRY_AGAIN_LATER, closed.reason()) {
                     reactor::timeout(config.close_timeout, frames_out.end()).await;
                 }
             } else if closed.by() == ClosedBy::Local && !closed.is_clean() {
                 // A peer that does not answer any more may still listen.
-                frames_out
-                    .try_close(CloseCode::POLICY_VIOLATION, closed.reason())
-                    .await;
+                frames_out.try_close(CloseCode::POLICY_VIOLATION, closed.reason());
             }
             Err(Lost)
-        }
-    }
-}
-
-/// Reads and writes until both are done. Gives the time by which the peer has to part.
-async fn exchange(
-    link: &Link,
-    frames_in: &mut FrameReader,
-    frames_out: &FrameWriter,
-    config: &Config,
-) -> Result<Instant, Lost> {
-    enum First {
-        Read(Result<(), Lost>),
-        Wrote(Result<(), Lost>),
-    }
-    let mut reading = pin!(reader::run(link, frames_in, config));
-    let mut writing = pin!(writer::run(link, frames_out, config));
-
-    let gates = &link.gates;
-    let first = future::or(
-        async { First::Read(gates.pass(READING, reading.as_mut()).await) },
-        async { First::Wrote(gates.pass(WRITING, writing.as_mut()).await) },
-    )
-    .await;
-    let deadline = || reactor::now() + config.close_timeout;
-    match first {
-        First::Read(read) => {
-            read?;
-            // The handler may still answer what came before the peer's Close, then ours is sent.
-            if let Some(wrote) = reactor::timeout(config.close_timeout, writing.as_mut()).await {
-                wrote?;
-            } else {
-                link.outbound.close();
-                writing.await?;
-            }
-            Ok(deadline())
-        }
-        First::Wrote(wrote) => {
-            wrote?;
-            let deadline = deadline();
-            reactor::timeout_at(deadline, reading)
-                .await
-                .unwrap_or(Err(Lost))?;
-            Ok(deadline)
         }
     }
 }

@@ -15,7 +15,10 @@ use crate::{
     wire::{Fault, FrameReader},
 };
 use bytes::Bytes;
-use futures_lite::{AsyncWriteExt, future};
+use futures_lite::{
+    AsyncWriteExt,
+    future::{self, poll_fn},
+};
 use std::{ops::ControlFlow, pin::pin, rc::Rc};
 
 /// What a request got.
@@ -131,7 +134,7 @@ pub fn read_frames<'a>(
         let mut events = Vec::new();
         let mut closed = None;
         let end = loop {
-            let read = frames.read(|incoming| {
+            let mut take = |incoming| {
                 events.push(match incoming {
                     Incoming::Message(message) => Event::Message(message),
                     Incoming::Ping(payload) => Event::Ping(payload),
@@ -142,8 +145,8 @@ pub fn read_frames<'a>(
                     }
                 });
                 ControlFlow::Continue(())
-            });
-            let read = read.await;
+            };
+            let read = poll_fn(|cx| frames.poll_read(cx, &mut take)).await;
             if let Some(end) = closed {
                 break end;
             }

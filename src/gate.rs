@@ -1,200 +1,225 @@
-//! The parts of a task, each polled only when something woke it.
+//! The turns of a connection's task, and what wakes it.
 //!
-//! A connection is one task of several futures. Without this each wake-up would poll all of them, and what one does for
-//! another, as with every message, would have the executor run the whole task once more.
+//! A connection is one task. What its own parts do for each other is seen in the same turn; its handler, which may wait for
+//! anything, is polled only when something woke it.
 
-use futures_lite::future;
 use std::{
     cell::{Cell, RefCell},
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
 };
 
-/// The gates of one task: before each of some of its futures there is one.
-#[derive(Debug, Default)]
-pub(crate) struct Gates {
-    shared: Arc<Shared>,
-    /// Those with a future behind them.
-    used: Cell<u8>,
+/// Where a connection's task is woken, and its handler.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    knocks: Arc<Knocks>,
+    handler: Waker,
+    /// Something was done that another part has to see.
+    again: Cell<bool>,
     /// The task's, as far as it is known here without a lock.
-    waker: RefCell<Option<Waker>>,
+    task: RefCell<Option<Waker>>,
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    /// Those whose futures were woken.
-    open: AtomicU8,
-    /// The task is being polled: it sees by itself which gates open.
-    polled: AtomicBool,
+/// What is known of the handler on all threads.
+#[derive(Debug)]
+struct Knocks {
+    /// It was woken, or never polled.
+    woken: AtomicBool,
+    /// The task has its turn: it sees by itself what happens.
+    in_turn: AtomicBool,
     task: Mutex<Option<Waker>>,
 }
 
-/// Wakes the future behind a gate.
-struct Knock {
-    shared: Arc<Shared>,
-    gate: u8,
-}
-
-impl Wake for Knock {
+impl Wake for Knocks {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.shared.open.fetch_or(self.gate, Ordering::SeqCst);
-        if !self.shared.polled.load(Ordering::SeqCst) {
-            if let Some(waker) = &*self.shared.task() {
+        self.woken.store(true, Ordering::SeqCst);
+        if !self.in_turn.load(Ordering::SeqCst) {
+            if let Some(waker) = &*self.task() {
                 waker.wake_by_ref();
             }
         }
     }
 }
 
-impl Shared {
+impl Knocks {
     fn task(&self) -> MutexGuard<'_, Option<Waker>> {
         self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Gates {
-    /// So often the parts may wake each other before other tasks have their turn: reader, handler, writer is two.
-    const ROUNDS: usize = 4;
+impl Default for Gate {
+    fn default() -> Self {
+        let knocks = Arc::new(Knocks {
+            woken: AtomicBool::new(true),
+            in_turn: AtomicBool::new(false),
+            task: Mutex::default(),
+        });
+        Self {
+            handler: knocks.clone().into(),
+            knocks,
+            again: Cell::new(false),
+            task: RefCell::default(),
+        }
+    }
+}
 
-    /// Whether the task is being polled.
-    pub(crate) fn is_polled(&self) -> bool {
-        self.shared.polled.load(Ordering::Relaxed)
+impl Gate {
+    /// So often the parts may go on in one turn, before other tasks have theirs.
+    const ROUNDS: usize = 16;
+
+    /// Whether the task has its turn.
+    pub(crate) fn is_in_turn(&self) -> bool {
+        self.knocks.in_turn.load(Ordering::Relaxed)
     }
 
-    /// Runs the task whose futures have these gates.
-    pub(crate) async fn run<F: Future>(&self, mut task: Pin<&mut F>) -> F::Output {
-        let shared = &*self.shared;
-        let output = future::poll_fn(|cx| {
-            self.be_woken_by(cx.waker());
-            shared.polled.store(true, Ordering::Relaxed);
-            let mut poll = Poll::Pending;
-            for _ in 0..Self::ROUNDS {
-                poll = task.as_mut().poll(cx);
-                if poll.is_ready() || !self.is_any_open() {
-                    break;
-                }
+    /// Has the task look again, from the same thread.
+    pub(crate) fn wake(&self) {
+        self.again.set(true);
+        if !self.is_in_turn() {
+            if let Some(waker) = &*self.task.borrow() {
+                waker.wake_by_ref();
             }
-            shared.polled.store(false, Ordering::SeqCst);
-            if poll.is_pending() && self.is_any_open() {
-                cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Polls the task: `round` after round, until nothing is to be done any more.
+    pub(crate) fn poll_turn<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut round: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        self.be_woken_by(cx.waker());
+        let in_turn = &self.knocks.in_turn;
+        in_turn.store(true, Ordering::Relaxed);
+        let mut poll = Poll::Pending;
+        for _ in 0..Self::ROUNDS {
+            self.again.set(false);
+            poll = round(cx);
+            if poll.is_ready() || !self.is_more_to_do() {
+                break;
             }
-            poll
-        })
-        .await;
-        // It would keep the task's memory.
-        self.waker.take();
-        shared.task().take();
-        output
+        }
+        in_turn.store(false, Ordering::SeqCst);
+        if poll.is_pending() && self.is_more_to_do() {
+            cx.waker().wake_by_ref();
+        }
+        poll
+    }
+
+    fn is_more_to_do(&self) -> bool {
+        self.again.get() || self.knocks.woken.load(Ordering::SeqCst)
+    }
+
+    /// Polls the handler, if it was woken.
+    pub(crate) fn poll_woken<T>(&self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        let woken = &self.knocks.woken;
+        // Mostly it was not, and reading costs less than taking.
+        if !woken.load(Ordering::Relaxed) || !woken.swap(false, Ordering::SeqCst) {
+            return Poll::Pending;
+        }
+        poll(&mut Context::from_waker(&self.handler))
+    }
+
+    /// Wakes nobody any more: who keeps the handler's waker would keep the task's memory.
+    pub(crate) fn shut(&self) {
+        self.task.take();
+        self.knocks.task().take();
     }
 
     fn be_woken_by(&self, waker: &Waker) {
-        let mut known = self.waker.borrow_mut();
+        let mut known = self.task.borrow_mut();
         if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *known = Some(waker.clone());
-            *self.shared.task() = Some(waker.clone());
+            *self.knocks.task() = Some(waker.clone());
         }
-    }
-
-    fn is_any_open(&self) -> bool {
-        self.shared.open.load(Ordering::SeqCst) & self.used.get() != 0
-    }
-
-    /// Runs a part of the task behind the gate of this number, which no other has at the time.
-    pub(crate) async fn pass<F: Future>(&self, number: u8, mut part: Pin<&mut F>) -> F::Output {
-        struct Leave<'a>(&'a Cell<u8>, u8);
-
-        impl Drop for Leave<'_> {
-            fn drop(&mut self) {
-                self.0.set(self.0.get() & !self.1);
-            }
-        }
-
-        let gate = 1 << number;
-        self.used.set(self.used.get() | gate);
-        let _leave = Leave(&self.used, gate);
-        self.shared.open.fetch_or(gate, Ordering::SeqCst);
-        let waker = Waker::from(Arc::new(Knock {
-            shared: self.shared.clone(),
-            gate,
-        }));
-        future::poll_fn(|_| {
-            let open = &self.shared.open;
-            // Mostly it is closed, and reading costs less than taking.
-            if open.load(Ordering::SeqCst) & gate == 0 {
-                return Poll::Pending;
-            }
-            open.fetch_and(!gate, Ordering::SeqCst);
-            part.as_mut().poll(&mut Context::from_waker(&waker))
-        })
-        .await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{pin::pin, rc::Rc};
-
-    #[test]
-    fn only_what_was_woken_is_polled() {
-        let gates = Gates::default();
-        let wakers: [Rc<RefCell<Option<Waker>>>; 2] = Default::default();
-        let polls: [Cell<u32>; 2] = Default::default();
-        let part = |i: usize| {
-            let (wakers, polls) = (&wakers, &polls);
-            future::poll_fn(move |cx| {
-                polls[i].set(polls[i].get() + 1);
-                wakers[i].replace(Some(cx.waker().clone()));
-                Poll::<()>::Pending
-            })
-        };
-        let (mut one, mut other) = (pin!(part(0)), pin!(part(1)));
-        let both = future::zip(gates.pass(0, one.as_mut()), gates.pass(1, other.as_mut()));
-        let mut both = pin!(both);
-        let mut running = pin!(gates.run(both.as_mut()));
-        let mut poll = || future::block_on(future::poll_once(&mut running));
-        let seen = || (polls[0].get(), polls[1].get());
-
-        assert!(poll().is_none());
-        assert_eq!(seen(), (1, 1));
-        assert!(poll().is_none());
-        assert_eq!(seen(), (1, 1));
-        let waker = wakers[1].borrow().clone();
-        waker.unwrap().wake();
-        assert!(poll().is_none());
-        assert_eq!(seen(), (1, 2));
-    }
-
-    #[test]
-    fn a_part_that_always_wakes_itself_leaves_the_others_their_turn() {
-        let gates = Gates::default();
-        let mut greedy = pin!(future::poll_fn(|cx| {
-            cx.waker().wake_by_ref();
-            Poll::<()>::Pending
-        }));
-        let mut passing = pin!(gates.pass(0, greedy.as_mut()));
-        let mut running = pin!(gates.run(passing.as_mut()));
-        let woken = Arc::new(Flag::default());
-        let waker = Waker::from(woken.clone());
-        let mut cx = Context::from_waker(&waker);
-        assert!(running.as_mut().poll(&mut cx).is_pending());
-        assert!(woken.0.load(Ordering::Relaxed));
-    }
+    use std::sync::atomic::AtomicU32;
 
     #[derive(Default)]
-    struct Flag(AtomicBool);
+    struct Count(AtomicU32);
 
-    impl Wake for Flag {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::Relaxed);
+    impl Count {
+        fn get(&self) -> u32 {
+            self.0.load(Ordering::Relaxed)
         }
+    }
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives the task a turn in which its handler is polled if it was woken. Tells how often.
+    fn turn(gate: &Gate, task: &Arc<Count>, mut handler: impl FnMut(&Waker)) -> u32 {
+        let mut polls = 0;
+        let waker = task.clone().into();
+        let poll = gate.poll_turn(&mut Context::from_waker(&waker), |_| {
+            gate.poll_woken(|cx| {
+                polls += 1;
+                handler(cx.waker());
+                Poll::<()>::Pending
+            })
+        });
+        assert!(poll.is_pending());
+        polls
+    }
+
+    #[test]
+    fn a_handler_is_polled_only_when_it_was_woken() {
+        let (gate, task) = (Gate::default(), Arc::default());
+        let mut waker = None;
+        assert_eq!(turn(&gate, &task, |own| waker = Some(own.clone())), 1);
+        assert_eq!(turn(&gate, &task, |_| {}), 0);
+        assert_eq!(task.get(), 0);
+        std::thread::spawn(move || waker.unwrap().wake())
+            .join()
+            .unwrap();
+        assert_eq!(task.get(), 1);
+        assert_eq!(turn(&gate, &task, |_| {}), 1);
+    }
+
+    #[test]
+    fn what_happens_within_a_turn_wakes_no_one() {
+        let (gate, task) = (Gate::default(), Arc::default());
+        let mut once = true;
+        let polls = turn(&gate, &task, |own| {
+            if std::mem::take(&mut once) {
+                own.wake_by_ref();
+                gate.wake();
+            }
+        });
+        assert_eq!((polls, task.get()), (2, 0));
+        gate.wake();
+        assert_eq!(task.get(), 1);
+    }
+
+    #[test]
+    fn a_handler_that_always_wakes_itself_leaves_the_others_their_turn() {
+        let (gate, task) = (Gate::default(), Arc::default());
+        assert!(turn(&gate, &task, Waker::wake_by_ref) > 1);
+        assert_eq!(task.get(), 1);
+    }
+
+    #[test]
+    fn a_shut_gate_keeps_no_task() {
+        let (gate, task) = (Gate::default(), Arc::<Count>::default());
+        let mut waker = None;
+        turn(&gate, &task, |own| waker = Some(own.clone()));
+        gate.shut();
+        assert_eq!(Arc::strong_count(&task), 1);
+        drop(waker);
     }
 }

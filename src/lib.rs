@@ -38,6 +38,7 @@ mod reader;
 mod request;
 mod response;
 mod route;
+mod scratch;
 mod server;
 #[cfg(feature = "signals")]
 mod signals;

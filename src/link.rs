@@ -4,12 +4,12 @@ use crate::{
     budget::Account,
     close::{CloseCode, Closed, ClosedBy},
     config::{Config, HEARTBEAT},
-    gate::Gates,
+    gate::Gate,
     latch::Latch,
     message::Message,
-    queue::Queue,
+    queue::{Queue, Rejected},
     reactor,
-    slot::{Once, Slot},
+    scratch::Scratch,
     socket::Socket,
     stats::{Count, StatsHandle},
     wire::FrameWriter,
@@ -33,8 +33,8 @@ pub(crate) struct Link {
     /// The first reason to end wins.
     pub(crate) closing: Latch<Closed>,
     /// No handle of the connection is left.
-    pub(crate) abandoned: Once,
-    pub(crate) control: Control,
+    abandoned: Cell<bool>,
+    due: RefCell<Due>,
     pub(crate) received: Count,
     pub(crate) sent: Count,
     /// Those of the sent messages that nobody asked for.
@@ -51,7 +51,7 @@ pub(crate) struct Link {
     pinged: Cell<bool>,
     /// What was on its way to the peer, and what had arrived, when it was last looked at.
     seen: Cell<(u64, u64)>,
-    pub(crate) gates: Gates,
+    pub(crate) gate: Gate,
     /// The server's turn in which a message was last written at once.
     sent_at: Cell<u64>,
     /// How many messages were sent that are not written yet.
@@ -65,16 +65,18 @@ impl Link {
         links: &Links,
         frames: &Rc<FrameWriter>,
         account: Rc<Account>,
+        scratch: &Rc<Scratch>,
         config: &Config,
     ) -> Self {
+        let queue = |capacity| Queue::bounded(capacity, account.clone(), scratch.clone());
         Self {
             id: links.next_id(),
-            inbound: Queue::bounded(config.inbound_capacity, account.clone()),
-            outbound: Queue::bounded(config.outbound_capacity, account.clone()),
+            inbound: queue(config.inbound_capacity),
+            outbound: queue(config.outbound_capacity),
             account,
             closing: Latch::default(),
-            abandoned: Once::default(),
-            control: Control::default(),
+            abandoned: Cell::default(),
+            due: RefCell::default(),
             received: Count::default(),
             sent: Count::default(),
             heartbeats: Cell::default(),
@@ -85,7 +87,7 @@ impl Link {
             reader_waits: Cell::new(false),
             pinged: Cell::new(false),
             seen: Cell::default(),
-            gates: Gates::default(),
+            gate: Gate::default(),
             sent_at: Cell::new(0),
             unwritten: Cell::new(0),
             frames: Rc::downgrade(frames),
@@ -98,6 +100,24 @@ impl Link {
         self.closing.set(closed);
         self.inbound.close();
         self.outbound.close();
+        self.gate.wake();
+    }
+
+    /// Ends the direction to the peer: what is not answered by now will not be.
+    pub(crate) fn close_output(&self) {
+        self.outbound.close();
+        self.gate.wake();
+    }
+
+    /// The last handle of the connection is gone: it is closed when its handler, which may be just about to tell how, has had its
+    /// turn.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.set(true);
+        self.gate.wake();
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.get()
     }
 
     /// Ends the direction from the peer only: the handler may still answer what came before.
@@ -124,16 +144,49 @@ impl Link {
         self.count_sent(HEARTBEAT.len());
     }
 
+    /// Waits for a message from the peer; `None` once it is closed and all are taken.
+    pub(crate) async fn receive(&self) -> Option<Message> {
+        self.answering.set(false);
+        let message = match self.inbound.try_pop() {
+            Some(message) => message,
+            None => self.inbound.pop().await?,
+        };
+        self.answering.set(true);
+        if self.reader_waits.get() {
+            self.gate.wake();
+        }
+        Some(message)
+    }
+
+    /// Sends a message as soon as it can be; waits while the queue is full. Gives it back if the queue is closed.
+    pub(crate) async fn send(&self, message: Message) -> Result<(), Message> {
+        let Err(message) = self.send_past_queue(message) else {
+            return Ok(());
+        };
+        self.outbound.push(message).await?;
+        self.gate.wake();
+        Ok(())
+    }
+
+    /// The same without waiting.
+    pub(crate) fn try_send(&self, message: Message) -> Result<(), Rejected> {
+        let Err(message) = self.send_past_queue(message) else {
+            return Ok(());
+        };
+        self.outbound.try_push(message)?;
+        self.gate.wake();
+        Ok(())
+    }
+
     /// Sends a message past the queue and the writer, where nothing stands before it. What the connection's own task has to say
     /// is written when its turn ends, all of it in one call. What others say, as who has a message for many, is written at once: that costs a
     /// system call and nothing else; but only once in a turn of the server's, so that a second one is not alone.
-    pub(crate) fn send(&self, message: Message) -> Result<(), Message> {
-        let of_task = self.gates.is_polled();
-        let turn = self.stats.wakeups();
+    fn send_past_queue(&self, message: Message) -> Result<(), Message> {
+        let of_task = self.gate.is_in_turn();
         if self.outbound.is_closed()
             || !self.outbound.is_empty()
-            || !self.control.is_empty()
-            || !of_task && self.sent_at.get() == turn
+            || !self.due.borrow().is_empty()
+            || !of_task && self.sent_at.get() == self.stats.wakeups()
         {
             return Err(message);
         }
@@ -144,9 +197,10 @@ impl Link {
         frames.try_push(message)?;
         self.count_sent(message_bytes);
         self.unwritten.set(self.unwritten.get() + 1);
-        let is_much = frames.is_full() || self.unwritten.get() >= self.outbound.capacity();
-        if !of_task || is_much {
-            self.sent_at.set(turn);
+        if !of_task {
+            self.sent_at.set(self.stats.wakeups());
+            self.write(&frames);
+        } else if frames.is_full() || self.unwritten.get() >= self.outbound.capacity() {
             self.write(&frames);
         }
         Ok(())
@@ -163,8 +217,10 @@ impl Link {
 
     fn write(&self, frames: &FrameWriter) {
         self.unwritten.set(0);
-        if !frames.try_write() {
-            self.control.ask(|due| due.rest = true);
+        frames.try_write();
+        if frames.is_blocked() {
+            // The writer goes on with it.
+            self.gate.wake();
         }
     }
 
@@ -173,9 +229,9 @@ impl Link {
         if self.closing.is_set() {
             return;
         }
-        match self.send(message.clone()) {
+        match self.send_past_queue(message.clone()) {
             Ok(()) => self.heartbeats.set(self.heartbeats.get() + 1),
-            Err(_) => self.control.ask(|due| due.heartbeat = true),
+            Err(_) => self.ask(|due| due.heartbeat = true),
         }
     }
 
@@ -199,7 +255,7 @@ impl Link {
         frames.socket().take_heard();
         self.look(frames.socket());
         self.pinged.set(true);
-        self.control.ask(|due| due.ping = true);
+        self.ask(|due| due.ping = true);
     }
 
     /// How the peer has shown that it lives, since it was pinged or last looked at.
@@ -230,9 +286,8 @@ impl Link {
         seen
     }
 
-    /// Waits until this connection is the one to go for want of memory, and ends it.
-    pub(crate) async fn shed(&self) {
-        self.account.shed().await;
+    /// Ends the connection for want of memory.
+    pub(crate) fn close_shed(&self) {
         self.close(
             Closed::new(
                 ClosedBy::Local,
@@ -253,11 +308,25 @@ impl Link {
         }
     }
 
-    /// Waits until the connection is lost, so that there is no sense in sending any more.
-    pub(crate) async fn lost(&self) {
-        if self.closing.wait().await.is_clean() {
-            std::future::pending::<()>().await;
+    /// Has the writer send something before any queued message.
+    pub(crate) fn ask(&self, what: impl FnOnce(&mut Due)) {
+        what(&mut self.due.borrow_mut());
+        self.gate.wake();
+    }
+
+    /// Whether so many pongs are due that no more is read.
+    pub(crate) fn owes_pongs(&self) -> bool {
+        self.due.borrow().pongs.len() >= Due::MAX_PONGS
+    }
+
+    /// What the writer is to send before any queued message, if there is something.
+    pub(crate) fn take_due(&self) -> Option<Due> {
+        if self.due.borrow().is_empty() {
+            return None;
         }
+        // There is room for pongs again.
+        self.gate.wake();
+        Some(self.due.take())
     }
 }
 
@@ -271,22 +340,11 @@ pub(crate) enum Life {
     Silent,
 }
 
-/// What the writer is to send before any queued message.
-#[derive(Debug, Default)]
-pub(crate) struct Control {
-    due: RefCell<Due>,
-    /// Tells the writer that something is due.
-    asked: Slot,
-    /// Tells the reader that pongs were taken.
-    taken: Slot,
-}
-
+/// See [`Link::take_due`].
 #[derive(Debug, Default)]
 pub(crate) struct Due {
     pub(crate) ping: bool,
     pub(crate) heartbeat: bool,
-    /// Of what was sent past the queue.
-    pub(crate) rest: bool,
     pub(crate) pongs: VecDeque<Bytes>,
 }
 
@@ -294,42 +352,8 @@ impl Due {
     /// A peer may have sent this many pings that are not answered yet; then no more is read from it.
     const MAX_PONGS: usize = 16;
 
-    pub(crate) fn is_empty(&self) -> bool {
-        !self.ping && !self.heartbeat && !self.rest && self.pongs.is_empty()
-    }
-}
-
-impl Control {
-    pub(crate) fn ask(&self, what: impl FnOnce(&mut Due)) {
-        what(&mut self.due.borrow_mut());
-        self.asked.wake();
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.due.borrow().is_empty()
-    }
-
-    /// Whether so many pongs are due that no more is read.
-    pub(crate) fn is_full(&self) -> bool {
-        self.due.borrow().pongs.len() >= Due::MAX_PONGS
-    }
-
-    /// Waits until it is not full.
-    pub(crate) async fn room(&self) {
-        self.taken.until(|| (!self.is_full()).then_some(())).await;
-    }
-
-    pub(crate) fn take(&self) -> Due {
-        let due = self.due.take();
-        if !due.pongs.is_empty() {
-            self.taken.wake();
-        }
-        due
-    }
-
-    /// Waits until something is due.
-    pub(crate) async fn wait(&self) {
-        self.asked.until(|| (!self.is_empty()).then_some(())).await;
+    fn is_empty(&self) -> bool {
+        !self.ping && !self.heartbeat && self.pongs.is_empty()
     }
 }
 

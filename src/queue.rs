@@ -1,14 +1,15 @@
-//! A bounded queue of messages between two futures of a connection, on async-channel.
+//! A bounded queue of messages of a connection.
 
 use crate::{
     budget::{Account, Charge},
     message::Message,
+    scratch::Scratch,
     slot::{Slot, Waiting},
 };
 use async_channel::{Receiver, Sender, bounded};
 use event_listener::Event;
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::VecDeque,
     rc::Rc,
 };
@@ -16,23 +17,31 @@ use std::{
 /// A bounded queue. Once closed it takes nothing more, and what it holds can still be taken out. What it holds is
 /// charged to its connection's account.
 ///
-/// The messages lie beside the channel, and the first to wait for one has a slot of its own: nearly always there is no other,
-/// and a wait at a channel, with what tells of its end, is a tenth of what a small echo takes. Those behind wait at the channel, which
-/// carries a token for all that came since the last one was taken.
+/// The first to wait for a message has a slot of its own: nearly always there is no other, and a wait at a channel, with what
+/// tells of its end, is a tenth of what a small echo takes. Those behind wait at a channel, which carries a token for all that came
+/// since the last one was taken; it is made for the first of them.
 #[derive(Debug)]
 pub(crate) struct Queue {
+    /// Has a buffer only while there are some.
     messages: RefCell<VecDeque<Message>>,
     capacity: usize,
+    closed: Cell<bool>,
     /// Tells of messages.
     first: Slot,
-    others: Cell<usize>,
-    ring: Sender<()>,
-    bell: Receiver<()>,
-    /// Tells of room: the reader of a connection, and those who write to it.
-    reader: Slot,
+    behind: OnceCell<Box<Behind>>,
+    /// Tells of room.
     room: Event,
     writers: Cell<usize>,
     account: Rc<Account>,
+    scratch: Rc<Scratch>,
+}
+
+/// Where those wait that are not the first.
+#[derive(Debug)]
+struct Behind {
+    count: Cell<usize>,
+    ring: Sender<()>,
+    bell: Receiver<()>,
 }
 
 /// Why a message was not taken, with the message.
@@ -43,19 +52,17 @@ pub(crate) enum Rejected {
 }
 
 impl Queue {
-    pub(crate) fn bounded(capacity: usize, account: Rc<Account>) -> Self {
-        let (ring, bell) = bounded(1);
+    pub(crate) fn bounded(capacity: usize, account: Rc<Account>, scratch: Rc<Scratch>) -> Self {
         Self {
             messages: RefCell::default(),
             capacity,
+            closed: Cell::new(false),
             first: Slot::default(),
-            others: Cell::new(0),
-            ring,
-            bell,
-            reader: Slot::default(),
+            behind: OnceCell::new(),
             room: Event::new(),
             writers: Cell::new(0),
             account,
+            scratch,
         }
     }
 
@@ -63,15 +70,21 @@ impl Queue {
         if self.is_closed() {
             return Err(Rejected::Closed(message));
         }
-        if self.is_full() {
+        let mut messages = self.messages.borrow_mut();
+        if messages.len() >= self.capacity {
             return Err(Rejected::Full(message));
         }
-        self.account.add(allocated(&message));
-        self.messages.borrow_mut().push_back(message);
+        if messages.capacity() == 0 {
+            *messages = self.scratch.take_queue();
+        }
+        let bytes = allocated(&message);
+        messages.push_back(message);
+        drop(messages);
+        self.account.add(bytes);
         if self.first.is_taken() {
             self.first.wake();
         } else {
-            self.tell_others();
+            self.tell_behind();
         }
         Ok(())
     }
@@ -94,21 +107,11 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits until there is room, or the queue is closed. Only one may.
-    pub(crate) async fn has_room(&self) {
-        self.reader
-            .until(|| (!self.is_full() || self.is_closed()).then_some(()))
-            .await;
-    }
-
     pub(crate) fn try_pop(&self) -> Option<Message> {
-        /// So much room is kept while it is empty.
-        const KEPT: usize = 16;
-
         let mut messages = self.messages.borrow_mut();
         let message = messages.pop_front()?;
-        if messages.is_empty() && messages.capacity() > KEPT {
-            messages.shrink_to(KEPT);
+        if messages.is_empty() {
+            self.scratch.give_queue(std::mem::take(&mut *messages));
         }
         drop(messages);
         self.account.give_back(allocated(&message));
@@ -126,11 +129,12 @@ impl Queue {
                 return None;
             }
             // Those behind do not know what becomes of this one.
-            let _telling = TellOthers(self);
+            let _telling = TellBehind(self);
             if self.first.is_taken() {
-                let _waiting = Waiting::among(&self.others);
+                let behind = self.behind.get_or_init(Box::default);
+                let _waiting = Waiting::among(&behind.count);
                 // Fails only where it is closed, which is seen above.
-                let _ = self.bell.recv().await;
+                let _ = Box::pin(behind.bell.recv()).await;
             } else {
                 self.first
                     .until(|| (!self.is_empty() || self.is_closed()).then_some(()))
@@ -140,16 +144,18 @@ impl Queue {
     }
 
     pub(crate) fn close(&self) {
-        self.ring.close();
+        self.closed.set(true);
         self.first.wake();
-        self.reader.wake();
+        if let Some(behind) = self.behind.get() {
+            behind.ring.close();
+        }
         if self.writers.get() > 0 {
             self.room.notify(usize::MAX);
         }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.ring.is_closed()
+        self.closed.get()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -169,26 +175,38 @@ impl Queue {
     }
 
     /// Has one of those who wait behind the first look for messages.
-    fn tell_others(&self) {
-        if self.others.get() > 0 && !self.is_empty() {
-            // Where there is a token already it does as well.
-            let _ = self.ring.try_send(());
+    fn tell_behind(&self) {
+        if let Some(behind) = self.behind.get() {
+            if behind.count.get() > 0 && !self.is_empty() {
+                // Where there is a token already it does as well.
+                let _ = behind.ring.try_send(());
+            }
         }
     }
 
     fn tell_of_room(&self) {
-        self.reader.wake();
         if self.writers.get() > 0 && !self.is_full() {
             self.room.notify(1);
         }
     }
 }
 
-struct TellOthers<'a>(&'a Queue);
+impl Default for Behind {
+    fn default() -> Self {
+        let (ring, bell) = bounded(1);
+        Self {
+            count: Cell::new(0),
+            ring,
+            bell,
+        }
+    }
+}
 
-impl Drop for TellOthers<'_> {
+struct TellBehind<'a>(&'a Queue);
+
+impl Drop for TellBehind<'_> {
     fn drop(&mut self) {
-        self.0.tell_others();
+        self.0.tell_behind();
     }
 }
 

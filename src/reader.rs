@@ -8,8 +8,12 @@ use crate::{
     reactor,
     wire::{Fault, FrameReader},
 };
+use futures_lite::ready;
 use std::{
     ops::ControlFlow,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -18,52 +22,81 @@ use std::{
 pub(crate) struct Lost;
 
 /// Reads until the peer's Close, or until it breaks a rule, or is lost.
-pub(crate) async fn run(
-    link: &Link,
-    frames: &mut FrameReader,
-    config: &Config,
-) -> Result<(), Lost> {
-    let mut control_frames = Rate::at_most(config.max_control_frames_per_second);
-    loop {
-        room(link).await;
-        let mut ended = false;
-        let read = frames
-            .read(|incoming| {
-                ended = take(link, incoming, &mut control_frames).is_break();
-                if ended || is_full(link) {
+pub(crate) struct Reader {
+    link: Rc<Link>,
+    frames: FrameReader,
+    control_frames: Rate,
+}
+
+impl Reader {
+    /// So many messages are taken before the handler has a look at them: what it lets go of is then used for the next ones, and
+    /// allocators have a few pieces of a size at hand at little cost.
+    const BATCH: usize = 7;
+
+    pub(crate) fn new(link: Rc<Link>, frames: FrameReader, config: &Config) -> Self {
+        Self {
+            link,
+            frames,
+            control_frames: Rate::at_most(config.max_control_frames_per_second),
+        }
+    }
+
+    pub(crate) fn end_turn(&mut self) {
+        self.frames.end_turn();
+    }
+}
+
+impl Future for Reader {
+    type Output = Result<(), Lost>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self {
+            link,
+            frames,
+            control_frames,
+        } = &mut *self;
+        let link = &**link;
+        loop {
+            let full = is_full(link);
+            link.reader_waits.set(full && link.inbound.is_full());
+            if full {
+                // Who makes room wakes the task.
+                return Poll::Pending;
+            }
+            let mut ended = false;
+            let mut count = 0;
+            let read = frames.poll_read(cx, &mut |incoming| {
+                ended = take(link, incoming, control_frames).is_break();
+                count += 1;
+                if ended || count == Self::BATCH || is_full(link) {
                     ControlFlow::Break(())
                 } else {
                     ControlFlow::Continue(())
                 }
-            })
-            .await;
-        match read {
-            Ok(()) if ended => return Ok(()),
-            Ok(()) => {}
-            Err(Fault::Violation(closed)) => {
-                link.close_input(closed);
-                return Ok(());
-            }
-            Err(Fault::Lost(reason)) => {
-                link.close(Closed::lost(ClosedBy::Peer, &reason));
-                return Err(Lost);
+            });
+            match ready!(read) {
+                Ok(()) if ended => return Poll::Ready(Ok(())),
+                Ok(()) if frames.has_unread() => {
+                    link.gate.wake();
+                    return Poll::Pending;
+                }
+                Ok(()) => {}
+                Err(Fault::Violation(closed)) => {
+                    link.close_input(closed);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(Fault::Lost(reason)) => {
+                    link.close(Closed::lost(ClosedBy::Peer, &reason));
+                    return Poll::Ready(Err(Lost));
+                }
             }
         }
     }
 }
 
+/// Whether what comes next could not be taken, whatever it is.
 fn is_full(link: &Link) -> bool {
-    !link.closing.is_set() && (link.inbound.is_full() || link.control.is_full())
-}
-
-/// Waits until what comes next can be taken, whatever it is.
-async fn room(link: &Link) {
-    if is_full(link) {
-        link.reader_waits.set(true);
-        link.inbound.has_room().await;
-        link.reader_waits.set(false);
-        link.control.room().await;
-    }
+    !link.closing.is_set() && (link.inbound.is_full() || link.owes_pongs())
 }
 
 /// Takes what was sent, for which there is room. Breaks off at the end of all.
@@ -87,7 +120,7 @@ fn take(link: &Link, incoming: Incoming, control_frames: &mut Rate) -> ControlFl
                 link.count_received(message_bytes);
             }
         }
-        Incoming::Ping(payload) => link.control.ask(|due| due.pongs.push_back(payload)),
+        Incoming::Ping(payload) => link.ask(|due| due.pongs.push_back(payload)),
         Incoming::Pong => {}
         Incoming::Close { code, reason } => {
             link.close_input(Closed::new(ClosedBy::Peer, code, &reason));

@@ -15,9 +15,10 @@ use crate::{
     request::{self, Peer, Request, Unread},
     response::Response,
     route::Routes,
+    scratch::Scratch,
     socket::{Incoming, Listener, Socket},
     stats::StatsHandle,
-    wire::{FrameReader, FrameWriter, Scratch},
+    wire::{FrameReader, FrameWriter},
 };
 #[cfg(feature = "signals")]
 use crate::{error::Error, signals::Signals};
@@ -475,7 +476,7 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
                 return;
             }
             let socket = Rc::new(socket);
-            let frames_in = Box::new(FrameReader::new(
+            let frames_in = FrameReader::new(
                 socket.clone(),
                 house.scratch.clone(),
                 already_read,
@@ -484,14 +485,20 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
                     max_fragments: config.max_fragments,
                 },
                 seat.account.clone(),
-            ));
+            );
             let frames_out = Rc::new(FrameWriter::new(
                 socket,
                 house.scratch.clone(),
                 seat.account.clone(),
             ));
             let account = seat.account.clone();
-            let link = Rc::new(Link::new(&house.links, &frames_out, account, config));
+            let link = Rc::new(Link::new(
+                &house.links,
+                &frames_out,
+                account,
+                &house.scratch,
+                config,
+            ));
             let open = house.links.enter(link.clone());
             if house.shutdown.0.is_set() {
                 House::close_going_away(&link);

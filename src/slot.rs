@@ -65,24 +65,6 @@ impl Slot {
     }
 }
 
-/// Something that happens once, and the one that waits for it.
-#[derive(Debug, Default)]
-pub(crate) struct Once {
-    happened: Cell<bool>,
-    slot: Slot,
-}
-
-impl Once {
-    pub(crate) fn set(&self) {
-        self.happened.set(true);
-        self.slot.wake();
-    }
-
-    pub(crate) async fn wait(&self) {
-        self.slot.until(|| self.happened.get().then_some(())).await;
-    }
-}
-
 /// One of several who wait, as long as it does.
 pub(crate) struct Waiting<'a>(&'a Cell<usize>);
 

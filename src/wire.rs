@@ -10,14 +10,16 @@ use crate::{
     framing::{BINARY, CLOSE, FINAL, FrameLimits, PING, PONG, TEXT, write_header},
     message::Message,
     reactor,
+    scratch::Scratch,
     socket::Socket,
 };
 use bytes::{Buf, Bytes};
-use futures_lite::{future, ready};
+use futures_lite::ready;
 use std::{
     cell::RefCell,
     io::{self, IoSlice},
-    ops::ControlFlow,
+    mem,
+    ops::{ControlFlow, Range},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -33,36 +35,18 @@ pub(crate) enum Fault {
     Lost(String),
 }
 
-/// Buffers that all connections of a server use in turn. What cannot be done with at once is copied out.
-#[derive(Debug)]
-pub(crate) struct Scratch {
-    read: RefCell<Box<[u8]>>,
-    write: RefCell<Vec<u8>>,
-}
-
-impl Scratch {
-    /// As much is read at once.
-    const READ_BYTES: usize = 64 * 1024;
-}
-
-impl Default for Scratch {
-    fn default() -> Self {
-        Self {
-            read: RefCell::new(vec![0; Self::READ_BYTES].into()),
-            write: RefCell::default(),
-        }
-    }
-}
-
 /// The reading half of a connection.
 pub(crate) struct FrameReader {
     socket: Rc<Socket>,
     scratch: Rc<Scratch>,
     decoder: Decoder,
-    /// What was read and is not taken yet.
-    rest: Vec<u8>,
+    /// What was read, of which some is not taken yet.
+    bytes: Vec<u8>,
+    unread: Range<usize>,
+    /// The bytes are in the scratch, which goes back before anyone waits.
+    in_scratch: bool,
     account: Rc<Account>,
-    /// For the rest, and for what is under way.
+    /// For the bytes, and for what is under way.
     charge: Charge,
     /// The wait for memory, while there is one.
     waiting: Option<Pin<Box<dyn Future<Output = ()>>>>,
@@ -88,7 +72,9 @@ impl FrameReader {
             socket,
             scratch,
             decoder: Decoder::new(limits),
-            rest: already_read,
+            unread: 0..already_read.len(),
+            bytes: already_read,
+            in_scratch: false,
         };
         reader.recharge();
         reader
@@ -100,78 +86,110 @@ impl FrameReader {
         self.decoder.joins_all = true;
     }
 
-    /// Waits for bytes and gives `take` what they mean, until it breaks off or all are taken. What is left comes with the next
-    /// call. Nothing is lost when this is dropped before it is ready.
-    pub(crate) async fn read(
-        &mut self,
-        mut take: impl FnMut(Incoming) -> ControlFlow<()>,
-    ) -> Result<(), Fault> {
-        future::poll_fn(|cx| self.poll_read(cx, &mut take)).await
+    /// Whether there is something to take that was read already.
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
     }
 
-    fn poll_read(
+    /// Reads what is there and gives `take` what it means, until it breaks off or all is taken. What is left comes with the next
+    /// call.
+    pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         take: &mut impl FnMut(Incoming) -> ControlFlow<()>,
     ) -> Poll<Result<(), Fault>> {
         ready!(self.poll_room(cx));
-        if !self.rest.is_empty() {
-            let mut rest = std::mem::take(&mut self.rest);
-            return Poll::Ready(self.decode(&mut rest, take));
+        if self.unread.is_empty() {
+            if let Some(room) = self.decoder.room() {
+                let read = self.socket.poll_read_more(cx, room);
+                // The room was made now, whether there was something to read or not.
+                self.recharge();
+                return Poll::Ready(match ready!(read) {
+                    Ok(0) => Err(lost()),
+                    Ok(_) => self.decode_in_place(take),
+                    Err(error) => Err(Fault::Lost(error.to_string())),
+                });
+            }
+            let mut bytes = self.scratch.take_read();
+            let most = self
+                .account
+                .room()
+                .clamp(Self::LEAST_READ_BYTES, bytes.len());
+            let read = self.socket.poll_read(cx, &mut bytes[..most]);
+            let Poll::Ready(Ok(count @ 1..)) = read else {
+                self.scratch.give_read(bytes);
+                return read.map(|read| match read {
+                    Ok(_) => Err(lost()),
+                    Err(error) => Err(Fault::Lost(error.to_string())),
+                });
+            };
+            self.bytes = bytes;
+            self.in_scratch = true;
+            self.unread = 0..count;
         }
-        if let Some(room) = self.decoder.room() {
-            let read = self.socket.poll_read_more(cx, room);
-            // The room was made now, whether there was something to read or not.
-            self.recharge();
-            return Poll::Ready(match ready!(read) {
-                Ok(0) => Err(lost()),
-                Ok(_) => {
-                    let decoded = self.decoder.decode_in_place();
-                    self.recharge();
-                    match decoded {
-                        Ok(incoming) => {
-                            // It is asked before the next one whether it has room.
-                            let _ = incoming.map(take);
-                            Ok(())
-                        }
-                        Err(closed) => Err(Fault::Violation(closed)),
-                    }
-                }
-                Err(error) => Err(Fault::Lost(error.to_string())),
-            });
-        }
-        let scratch = self.scratch.clone();
-        let mut bytes = scratch.read.borrow_mut();
-        let most = self
-            .account
-            .room()
-            .clamp(Self::LEAST_READ_BYTES, bytes.len());
-        match ready!(self.socket.poll_read(cx, &mut bytes[..most])) {
-            Ok(0) => Poll::Ready(Err(lost())),
-            Ok(count) => Poll::Ready(self.decode(&mut bytes[..count], take)),
-            Err(error) => Poll::Ready(Err(Fault::Lost(error.to_string()))),
-        }
+        Poll::Ready(self.decode(take))
     }
 
-    fn decode(
+    fn decode_in_place(
         &mut self,
-        mut bytes: &mut [u8],
         take: &mut impl FnMut(Incoming) -> ControlFlow<()>,
     ) -> Result<(), Fault> {
-        let mut flow = ControlFlow::Continue(());
-        while flow.is_continue() && !bytes.is_empty() {
-            if let Some(incoming) = self.decoder.decode(&mut bytes).map_err(Fault::Violation)? {
-                flow = take(incoming);
-            }
-        }
-        self.rest = bytes.to_vec();
+        let decoded = self.decoder.decode_in_place();
         self.recharge();
+        // It is asked before the next one whether it has room.
+        let _ = decoded.map_err(Fault::Violation)?.map(take);
         Ok(())
     }
 
+    fn decode(&mut self, take: &mut impl FnMut(Incoming) -> ControlFlow<()>) -> Result<(), Fault> {
+        let mut rest = &mut self.bytes[self.unread.clone()];
+        let mut result = Ok(());
+        while !rest.is_empty() {
+            match self.decoder.decode(&mut rest) {
+                Ok(Some(incoming)) => {
+                    if take(incoming).is_break() {
+                        break;
+                    }
+                }
+                Ok(None) => {}
+                Err(closed) => {
+                    result = Err(Fault::Violation(closed));
+                    rest = &mut [];
+                }
+            }
+        }
+        self.unread.start = self.unread.end - rest.len();
+        if self.unread.is_empty() {
+            self.let_go();
+        }
+        self.recharge();
+        result
+    }
+
+    /// Gives the scratch back: what is still in it is copied out.
+    pub(crate) fn end_turn(&mut self) {
+        if self.in_scratch {
+            let own = self.bytes[self.unread.clone()].to_vec();
+            self.let_go();
+            self.unread = 0..own.len();
+            self.bytes = own;
+            self.recharge();
+        }
+    }
+
+    fn let_go(&mut self) {
+        let bytes = mem::take(&mut self.bytes);
+        if mem::take(&mut self.in_scratch) {
+            self.scratch.give_read(bytes);
+        }
+    }
+
     fn recharge(&mut self) {
-        self.charge
-            .set(self.rest.capacity() + self.decoder.allocated_bytes());
+        let own = match self.in_scratch {
+            true => 0,
+            false => self.bytes.capacity(),
+        };
+        self.charge.set(own + self.decoder.allocated_bytes());
     }
 
     /// Waits while memory is tight and this connection has much of it.
@@ -251,29 +269,30 @@ impl FrameWriter {
     }
 
     pub(crate) fn push_message(&self, message: Message) {
-        let opcode = match message {
-            Message::Text(_) => TEXT,
-            Message::Binary(_) => BINARY,
-        };
-        if message.len() < Self::LONG_PAYLOAD_BYTES {
-            self.push(opcode, message.as_bytes());
-        } else {
-            let mut pending = self.pending.borrow_mut();
-            self.push_header(&mut pending, opcode, message.len());
-            pending.payload = message.into_bytes();
-        }
+        self.push_to(&mut self.pending.borrow_mut(), message);
     }
 
     /// Pushes a message if nothing stands before it but what was pushed since the last attempt to write.
     pub(crate) fn try_push(&self, message: Message) -> Result<(), Message> {
-        let pending = self.pending.borrow();
-        let is_next = !pending.closed && (pending.in_scratch || pending.len() == 0);
-        drop(pending);
-        if !is_next {
+        let mut pending = self.pending.borrow_mut();
+        if pending.closed || pending.is_blocked() {
             return Err(message);
         }
-        self.push_message(message);
+        self.push_to(&mut pending, message);
         Ok(())
+    }
+
+    fn push_to(&self, pending: &mut Pending, message: Message) {
+        let opcode = match message {
+            Message::Text(_) => TEXT,
+            Message::Binary(_) => BINARY,
+        };
+        self.push_header(pending, opcode, message.len());
+        if message.len() < Self::LONG_PAYLOAD_BYTES {
+            pending.frames.extend_from_slice(message.as_bytes());
+        } else {
+            pending.payload = message.into_bytes();
+        }
     }
 
     pub(crate) fn push_ping(&self) {
@@ -303,11 +322,13 @@ impl FrameWriter {
 
     fn push_header(&self, pending: &mut Pending, opcode: u8, len: usize) {
         if pending.len() == 0 {
-            pending.frames = self.scratch.write.take();
+            pending.frames = self.scratch.take_write();
             pending.in_scratch = true;
         }
-        let payload = std::mem::take(&mut pending.payload);
-        pending.frames.extend(&payload);
+        if !pending.payload.is_empty() {
+            let payload = mem::take(&mut pending.payload);
+            pending.frames.extend_from_slice(&payload);
+        }
         write_header(FINAL | opcode, len as u64, None, &mut pending.frames);
     }
 
@@ -320,9 +341,14 @@ impl FrameWriter {
         !pending.payload.is_empty() || pending.len() >= BATCH_BYTES
     }
 
-    /// The bytes that are still to be written.
-    pub(crate) fn pending_bytes(&self) -> usize {
-        self.pending.borrow().len()
+    /// Whether something is to be written.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.pending.borrow().len() > 0
+    }
+
+    /// Whether something is to be written that the socket did not take.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.pending.borrow().is_blocked()
     }
 
     /// How many of the bytes written have arrived at the peer's system.
@@ -330,13 +356,8 @@ impl FrameWriter {
         self.socket.sending().1
     }
 
-    /// Writes as much as is taken at once, at least one byte. Nothing is lost when this is dropped before it
-    /// is ready.
-    pub(crate) async fn write_some(&self) -> io::Result<()> {
-        future::poll_fn(|cx| self.poll_write_some(cx)).await
-    }
-
-    fn poll_write_some(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes as much as is taken at once, at least one byte.
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut pending = self.pending.borrow_mut();
         let frames = IoSlice::new(&pending.frames[pending.written..]);
         let payload = IoSlice::new(&pending.payload);
@@ -351,35 +372,32 @@ impl FrameWriter {
         };
         if pending.in_scratch && (pending.len() == 0 || !matches!(result, Poll::Ready(Ok(())))) {
             let own = pending.frames[pending.written..].to_vec();
-            let mut scratch = std::mem::replace(&mut pending.frames, own);
+            let frames = mem::replace(&mut pending.frames, own);
             pending.written = 0;
             pending.in_scratch = false;
-            scratch.clear();
-            self.scratch.write.replace(scratch);
+            self.scratch.give_write(frames);
         }
         pending.recharge();
         result
     }
 
-    /// Writes what is taken at once of what was pushed and not tried yet. Tells whether that was all.
-    pub(crate) fn try_write(&self) -> bool {
+    /// Writes what is taken at once of what was pushed and not tried yet.
+    pub(crate) fn try_write(&self) {
         let mut cx = Context::from_waker(Waker::noop());
         while self.pending.borrow().in_scratch {
             // What went wrong shows with the next write, too.
-            let _ = self.poll_write_some(&mut cx);
+            let _ = self.poll_write(&mut cx);
         }
-        self.pending_bytes() == 0
     }
 
     /// Sends a Close if that can be done without waiting. Tells whether it could.
-    pub(crate) async fn try_close(&self, code: CloseCode, reason: &str) -> bool {
-        if self.pending.borrow().closed || self.pending_bytes() > 0 {
+    pub(crate) fn try_close(&self, code: CloseCode, reason: &str) -> bool {
+        if self.pending.borrow().closed || self.has_pending() {
             return false;
         }
         self.push_close(code, reason);
-        future::poll_once(self.write_some())
-            .await
-            .is_some_and(|written| written.is_ok())
+        self.try_write();
+        !self.has_pending()
     }
 
     /// Ends the stream so that the peer gets all that was written.
@@ -390,6 +408,10 @@ impl FrameWriter {
 }
 
 impl Pending {
+    fn is_blocked(&self) -> bool {
+        !self.in_scratch && self.len() > 0
+    }
+
     fn len(&self) -> usize {
         self.frames.len() - self.written + self.payload.len()
     }

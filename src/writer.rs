@@ -9,114 +9,146 @@ use crate::{
     reader::Lost,
     wire::{FrameWriter, close_frame_for},
 };
-use futures_lite::future;
-use std::time::Instant;
-
-enum Work {
-    Message(Message),
-    Control,
-    Close,
-}
+use futures_lite::ready;
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Instant,
+};
 
 /// Writes until the connection is closed and all that was accepted before is written, the Close last.
-pub(crate) async fn run(link: &Link, frames: &FrameWriter, config: &Config) -> Result<(), Lost> {
-    let mut last = None;
-    loop {
-        let work = future::or(
-            async {
-                link.control.wait().await;
-                Work::Control
-            },
-            async { link.outbound.pop().await.map_or(Work::Close, Work::Message) },
-        )
-        .await;
-        if frames.pending_bytes() > 0 {
-            // Left from what was sent past the queue.
-            flush(link, frames, config, &mut last).await?;
+pub(crate) struct Writer<'a> {
+    link: Rc<Link>,
+    frames: Rc<FrameWriter>,
+    config: &'a Config,
+    /// There while the peer takes nothing.
+    step: Option<Box<Step>>,
+    /// Until when all that is left has to be taken.
+    last: Option<Instant>,
+    closed: bool,
+}
+
+/// A wait for the peer to take something.
+struct Step {
+    timeout: Pin<Box<dyn Future<Output = ()>>>,
+    /// What had arrived when it began.
+    arrived: u64,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(link: Rc<Link>, frames: Rc<FrameWriter>, config: &'a Config) -> Self {
+        Self {
+            link,
+            frames,
+            config,
+            step: None,
+            last: None,
+            closed: false,
         }
-        push_control(link, frames);
-        match work {
-            Work::Control => {}
-            Work::Message(message) => {
-                push_message(link, frames, message);
-                while !frames.is_full() {
-                    let Some(message) = link.outbound.try_pop() else {
-                        break;
-                    };
-                    push_message(link, frames, message);
-                }
-            }
-            Work::Close => {
-                // The queue is closed only after the reason was recorded.
-                let Some(closed) = link.closing.get().filter(|closed| closed.is_clean()) else {
-                    return Err(Lost);
-                };
-                let (code, reason) = close_frame_for(closed);
-                frames.push_close(code, reason);
-                return flush(link, frames, config, &mut last).await;
-            }
+    }
+
+    /// Pushes what is to be sent, up to a batch. Tells whether there is something.
+    fn push(&self) -> bool {
+        let mut any = self.push_control();
+        while !self.frames.is_full() {
+            let Some(message) = self.link.outbound.try_pop() else {
+                break;
+            };
+            self.link.count_sent(message.len());
+            self.frames.push_message(message);
+            any = true;
         }
-        flush(link, frames, config, &mut last).await?;
+        any || !self.link.outbound.is_empty()
     }
-}
 
-fn push_control(link: &Link, frames: &FrameWriter) {
-    let due = link.control.take();
-    for pong in due.pongs {
-        frames.push_pong(&pong);
+    fn push_control(&self) -> bool {
+        let Some(due) = self.link.take_due() else {
+            return false;
+        };
+        for pong in due.pongs {
+            self.frames.push_pong(&pong);
+        }
+        if due.ping {
+            self.frames.push_ping();
+        }
+        if due.heartbeat && !self.link.closing.is_set() {
+            self.link.count_heartbeat();
+            self.frames.push_message(Message::from(HEARTBEAT));
+        }
+        true
     }
-    if due.ping {
-        frames.push_ping();
-    }
-    if due.heartbeat && !link.closing.is_set() {
-        link.count_heartbeat();
-        frames.push_message(Message::from(HEARTBEAT));
-    }
-}
 
-fn push_message(link: &Link, frames: &FrameWriter, message: Message) {
-    link.count_sent(message.len());
-    frames.push_message(message);
-}
-
-/// Writes all that was pushed. Each step has `write_timeout`; once nothing more can be queued all that is left
-/// has, until `last`, or a peer could choose how long it stays.
-async fn flush(
-    link: &Link,
-    frames: &FrameWriter,
-    config: &Config,
-    last: &mut Option<Instant>,
-) -> Result<(), Lost> {
-    while frames.pending_bytes() > 0 {
-        let written = match future::poll_once(frames.write_some()).await {
-            Some(written) => Some(written),
-            None => {
-                let step = reactor::now() + config.write_timeout;
-                if last.is_none() && link.outbound.is_closed() {
-                    *last = Some(step);
-                }
-                let arrived = frames.arrived();
-                let writing = reactor::timeout_at(last.unwrap_or(step), frames.write_some());
-                // Allocated only where it has to wait: most connections never do.
-                let written = Box::pin(writing).await;
-                // The system makes room in large steps: over a thin link the peer may be busy all the time.
-                if written.is_none() && last.is_none() && frames.arrived() > arrived {
+    /// Writes all that was pushed. Each step has `write_timeout`; once nothing more can be queued all that is left
+    /// has, until `last`, or a peer could choose how long it stays.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        while self.frames.has_pending() {
+            let closed = match self.frames.poll_write(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.step = None;
                     continue;
                 }
-                written
-            }
-        };
-        let closed = match written {
-            Some(Ok(())) => continue,
-            Some(Err(error)) => Closed::lost(ClosedBy::Peer, &error.to_string()),
-            None => Closed::lost(
-                ClosedBy::Local,
-                &format!("the peer took nothing for {:?}", config.write_timeout),
-            )
-            .at_limit("write_timeout"),
-        };
-        link.close(closed);
-        return Err(Lost);
+                Poll::Ready(Err(error)) => Closed::lost(ClosedBy::Peer, &error.to_string()),
+                Poll::Pending => {
+                    let mut step = match self.step.take() {
+                        Some(step) => step,
+                        None => self.begin_step(),
+                    };
+                    if step.timeout.as_mut().poll(cx).is_pending() {
+                        self.step = Some(step);
+                        return Poll::Pending;
+                    }
+                    // The system makes room in large steps: over a thin link the peer may be busy all the time.
+                    if self.last.is_none() && self.frames.arrived() > step.arrived {
+                        continue;
+                    }
+                    let reason =
+                        format!("the peer took nothing for {:?}", self.config.write_timeout);
+                    Closed::lost(ClosedBy::Local, &reason).at_limit("write_timeout")
+                }
+            };
+            self.link.close(closed);
+            return Poll::Ready(Err(Lost));
+        }
+        Poll::Ready(Ok(()))
     }
-    Ok(())
+
+    fn begin_step(&mut self) -> Box<Step> {
+        let until = reactor::now() + self.config.write_timeout;
+        if self.last.is_none() && self.link.outbound.is_closed() {
+            self.last = Some(until);
+        }
+        Box::new(Step {
+            timeout: Box::pin(reactor::sleep_until(self.last.unwrap_or(until))),
+            arrived: self.frames.arrived(),
+        })
+    }
+}
+
+impl Future for Writer<'_> {
+    type Output = Result<(), Lost>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if this.frames.is_blocked() {
+            ready!(this.poll_flush(cx))?;
+        }
+        while !this.closed {
+            if !this.push() {
+                if !this.link.outbound.is_closed() {
+                    // Who has something to send wakes the task.
+                    return Poll::Pending;
+                }
+                // The queue is closed only after the reason was recorded.
+                let closed = this.link.closing.get().filter(|closed| closed.is_clean());
+                let Some((code, reason)) = closed.map(close_frame_for) else {
+                    return Poll::Ready(Err(Lost));
+                };
+                this.frames.push_close(code, reason);
+                this.closed = true;
+            }
+            ready!(this.poll_flush(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
 }
