@@ -346,15 +346,28 @@ where
         })
     }
 
+    /// Ready unless it is known that there is nothing to read.
+    pub(crate) fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let reading = &self.source.reading;
+        if reading.ready.get() {
+            return Poll::Ready(());
+        }
+        reading.waiting.sleep(cx);
+        Poll::Pending
+    }
+
     pub(crate) fn poll_write(
         &self,
         cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
+        buf: &[u8],
+        more: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let len = bufs.iter().map(|buf| buf.len()).sum();
-        self.source.writing.poll_bytes(cx, len, || match bufs {
-            [buf, rest @ ..] if rest.iter().all(|buf| buf.is_empty()) => (&self.socket).write(buf),
-            _ => (&self.socket).write_vectored(bufs),
+        let writing = &self.source.writing;
+        writing.poll_bytes(cx, buf.len() + more.len(), || {
+            if more.is_empty() {
+                return (&self.socket).write(buf);
+            }
+            (&self.socket).write_vectored(&[IoSlice::new(buf), IoSlice::new(more)])
         })
     }
 }

@@ -90,19 +90,20 @@ impl Header {
 /// Appends a header to `out`.
 pub(crate) fn write_header(first: u8, len: u64, mask: Option<[u8; 4]>, out: &mut Vec<u8>) {
     let masked = if mask.is_some() { MASKED } else { 0 };
-    out.push(first);
     match (u8::try_from(len), u16::try_from(len)) {
-        (Ok(len @ ..=125), _) => out.push(masked | len),
+        (Ok(len @ ..=125), _) => out.extend_from_slice(&[first, masked | len]),
         (_, Ok(len)) => {
-            out.push(masked | 126);
-            out.extend(len.to_be_bytes());
+            let [a, b] = len.to_be_bytes();
+            out.extend_from_slice(&[first, masked | 126, a, b]);
         }
         _ => {
-            out.push(masked | 127);
-            out.extend(len.to_be_bytes());
+            out.extend_from_slice(&[first, masked | 127]);
+            out.extend_from_slice(&len.to_be_bytes());
         }
     }
-    out.extend(mask.into_iter().flatten());
+    if let Some(mask) = mask {
+        out.extend_from_slice(&mask);
+    }
 }
 
 /// What a client may send before it is told to stop.

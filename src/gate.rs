@@ -1,7 +1,8 @@
-//! The turns of a connection's task, and what wakes it.
+//! The turns of a task, and what wakes it.
 //!
 //! A connection is one task. What its own parts do for each other is seen in the same turn; its handler, which may wait for
-//! anything, is polled only when something woke it.
+//! anything, is polled only when something woke it. A server as a whole is the same: its tasks, and beside them one future that
+//! accepts and beats.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,18 +13,18 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-/// Where a connection's task is woken, and its handler.
+/// Where a task is woken, and the one part of it that may wait for anything: its guest.
 #[derive(Debug)]
 pub(crate) struct Gate {
     knocks: Arc<Knocks>,
-    handler: Waker,
+    guest: Waker,
     /// Something was done that another part has to see.
     again: Cell<bool>,
     /// The task's, as far as it is known here without a lock.
     task: RefCell<Option<Waker>>,
 }
 
-/// What is known of the handler on all threads.
+/// What is known of the guest on all threads.
 #[derive(Debug)]
 struct Knocks {
     /// It was woken, or never polled.
@@ -62,7 +63,7 @@ impl Default for Gate {
             task: Mutex::default(),
         });
         Self {
-            handler: knocks.clone().into(),
+            guest: knocks.clone().into(),
             knocks,
             again: Cell::new(false),
             task: RefCell::default(),
@@ -117,22 +118,23 @@ impl Gate {
         self.again.get() || self.knocks.woken.load(Ordering::SeqCst)
     }
 
-    /// Polls the handler, if it was woken.
+    /// Polls the guest, if it was woken.
     pub(crate) fn poll_woken<T>(&self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let woken = &self.knocks.woken;
         // Mostly it was not, and reading costs less than taking.
         if !woken.load(Ordering::Relaxed) || !woken.swap(false, Ordering::SeqCst) {
             return Poll::Pending;
         }
-        poll(&mut Context::from_waker(&self.handler))
+        poll(&mut Context::from_waker(&self.guest))
     }
 
-    /// Wakes nobody any more: who keeps the handler's waker would keep the task's memory.
+    /// Wakes nobody any more: who keeps the guest's waker would keep the task's memory.
     pub(crate) fn shut(&self) {
         self.task.take();
         self.knocks.task().take();
     }
 
+    #[inline]
     fn be_woken_by(&self, waker: &Waker) {
         let mut known = self.task.borrow_mut();
         if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -162,14 +164,14 @@ mod tests {
         }
     }
 
-    /// Gives the task a turn in which its handler is polled if it was woken. Tells how often.
-    fn turn(gate: &Gate, task: &Arc<Count>, mut handler: impl FnMut(&Waker)) -> u32 {
+    /// Gives the task a turn in which its guest is polled if it was woken. Tells how often.
+    fn turn(gate: &Gate, task: &Arc<Count>, mut guest: impl FnMut(&Waker)) -> u32 {
         let mut polls = 0;
         let waker = task.clone().into();
         let poll = gate.poll_turn(&mut Context::from_waker(&waker), |_| {
             gate.poll_woken(|cx| {
                 polls += 1;
-                handler(cx.waker());
+                guest(cx.waker());
                 Poll::<()>::Pending
             })
         });
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_is_polled_only_when_it_was_woken() {
+    fn a_guest_is_polled_only_when_it_was_woken() {
         let (gate, task) = (Gate::default(), Arc::default());
         let mut waker = None;
         assert_eq!(turn(&gate, &task, |own| waker = Some(own.clone())), 1);
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_that_always_wakes_itself_leaves_the_others_their_turn() {
+    fn a_guest_that_always_wakes_itself_leaves_the_others_their_turn() {
         let (gate, task) = (Gate::default(), Arc::default());
         assert!(turn(&gate, &task, Waker::wake_by_ref) > 1);
         assert_eq!(task.get(), 1);

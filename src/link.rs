@@ -9,7 +9,6 @@ use crate::{
     message::Message,
     queue::{Queue, Rejected},
     reactor,
-    scratch::Scratch,
     socket::Socket,
     stats::{Count, StatsHandle},
     wire::FrameWriter,
@@ -65,10 +64,9 @@ impl Link {
         links: &Links,
         frames: &Rc<FrameWriter>,
         account: Rc<Account>,
-        scratch: &Rc<Scratch>,
         config: &Config,
     ) -> Self {
-        let queue = |capacity| Queue::bounded(capacity, account.clone(), scratch.clone());
+        let queue = |capacity| Queue::bounded(capacity, account.clone());
         Self {
             id: links.next_id(),
             inbound: queue(config.inbound_capacity),
@@ -147,10 +145,7 @@ impl Link {
     /// Waits for a message from the peer; `None` once it is closed and all are taken.
     pub(crate) async fn receive(&self) -> Option<Message> {
         self.answering.set(false);
-        let message = match self.inbound.try_pop() {
-            Some(message) => message,
-            None => self.inbound.pop().await?,
-        };
+        let message = self.inbound.pop().await?;
         self.answering.set(true);
         if self.reader_waits.get() {
             self.gate.wake();
@@ -194,13 +189,13 @@ impl Link {
             return Err(message);
         };
         let message_bytes = message.len();
-        frames.try_push(message)?;
+        let is_full = frames.try_push(message)?;
         self.count_sent(message_bytes);
         self.unwritten.set(self.unwritten.get() + 1);
         if !of_task {
             self.sent_at.set(self.stats.wakeups());
-            self.write(&frames);
-        } else if frames.is_full() || self.unwritten.get() >= self.outbound.capacity() {
+        }
+        if !of_task || is_full || self.unwritten.get() >= self.outbound.capacity() {
             self.write(&frames);
         }
         Ok(())
@@ -217,8 +212,7 @@ impl Link {
 
     fn write(&self, frames: &FrameWriter) {
         self.unwritten.set(0);
-        frames.try_write();
-        if frames.is_blocked() {
+        if !frames.try_write() {
             // The writer goes on with it.
             self.gate.wake();
         }

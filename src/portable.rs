@@ -129,13 +129,21 @@ where
         result
     }
 
+    /// Nothing is known before it is tried.
+    #[expect(clippy::unused_self, reason = "elsewhere more is known")]
+    pub(crate) fn poll_may_read(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
     pub(crate) fn poll_write(
         &self,
         cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
+        buf: &[u8],
+        more: &[u8],
     ) -> Poll<io::Result<usize>> {
+        let bufs = [IoSlice::new(buf), IoSlice::new(more)];
         poll(
-            || self.get_ref().write_vectored(bufs),
+            || self.get_ref().write_vectored(&bufs),
             || self.source.poll_writable(cx),
         )
     }

@@ -3,15 +3,17 @@
 use crate::{
     budget::{Account, Charge},
     message::Message,
-    scratch::Scratch,
     slot::{Slot, Waiting},
 };
 use async_channel::{Receiver, Sender, bounded};
 use event_listener::Event;
+use futures_lite::ready;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::VecDeque,
+    pin::Pin,
     rc::Rc,
+    task::{Context, Poll},
 };
 
 /// A bounded queue. Once closed it takes nothing more, and what it holds can still be taken out. What it holds is
@@ -22,18 +24,25 @@ use std::{
 /// since the last one was taken; it is made for the first of them.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// Has a buffer only while there are some.
-    messages: RefCell<VecDeque<Message>>,
+    messages: RefCell<Messages>,
+    len: Cell<usize>,
     capacity: usize,
     closed: Cell<bool>,
     /// Tells of messages.
     first: Slot,
+    is_first_taken: Cell<bool>,
     behind: OnceCell<Box<Behind>>,
     /// Tells of room.
     room: Event,
     writers: Cell<usize>,
     account: Rc<Account>,
-    scratch: Rc<Scratch>,
+}
+
+/// The message at the front lies here: mostly there is no other, and so no buffer for them.
+#[derive(Debug, Default)]
+struct Messages {
+    next: Option<Message>,
+    rest: VecDeque<Message>,
 }
 
 /// Where those wait that are not the first.
@@ -52,17 +61,18 @@ pub(crate) enum Rejected {
 }
 
 impl Queue {
-    pub(crate) fn bounded(capacity: usize, account: Rc<Account>, scratch: Rc<Scratch>) -> Self {
+    pub(crate) fn bounded(capacity: usize, account: Rc<Account>) -> Self {
         Self {
             messages: RefCell::default(),
+            len: Cell::new(0),
             capacity,
             closed: Cell::new(false),
             first: Slot::default(),
+            is_first_taken: Cell::new(false),
             behind: OnceCell::new(),
             room: Event::new(),
             writers: Cell::new(0),
             account,
-            scratch,
         }
     }
 
@@ -70,18 +80,20 @@ impl Queue {
         if self.is_closed() {
             return Err(Rejected::Closed(message));
         }
-        let mut messages = self.messages.borrow_mut();
-        if messages.len() >= self.capacity {
+        let before = self.len.get();
+        if before >= self.capacity {
             return Err(Rejected::Full(message));
         }
-        if messages.capacity() == 0 {
-            *messages = self.scratch.take_queue();
+        self.account.add(allocated(&message));
+        self.len.set(before + 1);
+        let mut messages = self.messages.borrow_mut();
+        if before == 0 {
+            messages.next = Some(message);
+        } else {
+            messages.rest.push_back(message);
         }
-        let bytes = allocated(&message);
-        messages.push_back(message);
         drop(messages);
-        self.account.add(bytes);
-        if self.first.is_taken() {
+        if self.is_first_taken.get() {
             self.first.wake();
         } else {
             self.tell_behind();
@@ -108,10 +120,18 @@ impl Queue {
     }
 
     pub(crate) fn try_pop(&self) -> Option<Message> {
+        /// Room for so many is kept.
+        const KEPT: usize = 8;
+
         let mut messages = self.messages.borrow_mut();
-        let message = messages.pop_front()?;
-        if messages.is_empty() {
-            self.scratch.give_queue(std::mem::take(&mut *messages));
+        let message = messages.next.take()?;
+        let left = self.len.get() - 1;
+        self.len.set(left);
+        if left > 0 {
+            messages.next = messages.rest.pop_front();
+            if left == 1 && messages.rest.capacity() > KEPT {
+                messages.rest = VecDeque::new();
+            }
         }
         drop(messages);
         self.account.give_back(allocated(&message));
@@ -120,26 +140,10 @@ impl Queue {
     }
 
     /// Waits for a message; `None` once the queue is closed and empty.
-    pub(crate) async fn pop(&self) -> Option<Message> {
-        loop {
-            if let Some(message) = self.try_pop() {
-                return Some(message);
-            }
-            if self.is_closed() {
-                return None;
-            }
-            // Those behind do not know what becomes of this one.
-            let _telling = TellBehind(self);
-            if self.first.is_taken() {
-                let behind = self.behind.get_or_init(Box::default);
-                let _waiting = Waiting::among(&behind.count);
-                // Fails only where it is closed, which is seen above.
-                let _ = Box::pin(behind.bell.recv()).await;
-            } else {
-                self.first
-                    .until(|| (!self.is_empty() || self.is_closed()).then_some(()))
-                    .await;
-            }
+    pub(crate) fn pop(&self) -> Pop<'_> {
+        Pop {
+            queue: self,
+            place: Place::None,
         }
     }
 
@@ -159,11 +163,11 @@ impl Queue {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len.get() == 0
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.len() >= self.capacity
+        self.len.get() >= self.capacity
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -171,7 +175,15 @@ impl Queue {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.messages.borrow().len()
+        self.len.get()
+    }
+
+    /// Waits behind the first until there may be a message, or it is closed.
+    async fn wait_behind(&self) {
+        let behind = self.behind.get_or_init(Box::default);
+        let _waiting = Waiting::among(&behind.count);
+        // Fails only where it is closed, which is seen then.
+        let _ = behind.bell.recv().await;
     }
 
     /// Has one of those who wait behind the first look for messages.
@@ -202,11 +214,58 @@ impl Default for Behind {
     }
 }
 
-struct TellBehind<'a>(&'a Queue);
+/// See [`Queue::pop`].
+pub(crate) struct Pop<'a> {
+    queue: &'a Queue,
+    place: Place<'a>,
+}
 
-impl Drop for TellBehind<'_> {
+/// Where someone waits.
+enum Place<'a> {
+    None,
+    First,
+    Behind(Pin<Box<dyn Future<Output = ()> + 'a>>),
+}
+
+impl Future for Pop<'_> {
+    type Output = Option<Message>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { queue, place } = &mut *self;
+        loop {
+            if let Some(message) = queue.try_pop() {
+                return Poll::Ready(Some(message));
+            }
+            if queue.is_closed() {
+                return Poll::Ready(None);
+            }
+            match place {
+                Place::None if queue.is_first_taken.replace(true) => {
+                    *place = Place::Behind(Box::pin(queue.wait_behind()));
+                }
+                Place::None => *place = Place::First,
+                Place::First => {
+                    queue.first.sleep(cx);
+                    return Poll::Pending;
+                }
+                Place::Behind(waiting) => {
+                    ready!(waiting.as_mut().poll(cx));
+                    *place = Place::None;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Pop<'_> {
     fn drop(&mut self) {
-        self.0.tell_behind();
+        match self.place {
+            Place::None => return,
+            Place::First => self.queue.is_first_taken.set(false),
+            Place::Behind(_) => {}
+        }
+        // They do not know what becomes of this one.
+        self.queue.tell_behind();
     }
 }
 

@@ -41,6 +41,7 @@ impl Reader {
         }
     }
 
+    #[inline]
     pub(crate) fn end_turn(&mut self) {
         self.frames.end_turn();
     }

@@ -1,7 +1,6 @@
 //! Buffers that all connections of a server use in turn.
 
-use crate::message::Message;
-use std::{cell::Cell, collections::VecDeque, fmt};
+use std::{cell::Cell, fmt};
 
 /// What a connection needs only while it has its turn. Who takes one gives it back before anyone waits, and copies out what cannot
 /// be done with by then. It does no harm if one is not given back: the next one is made when it is asked for.
@@ -9,7 +8,6 @@ use std::{cell::Cell, collections::VecDeque, fmt};
 pub(crate) struct Scratch {
     read: Cell<Vec<u8>>,
     write: Cell<Vec<u8>>,
-    queue: Cell<VecDeque<Message>>,
 }
 
 impl Scratch {
@@ -37,20 +35,6 @@ impl Scratch {
     pub(crate) fn give_write(&self, mut buffer: Vec<u8>) {
         buffer.clear();
         self.write.set(buffer);
-    }
-
-    /// Room for messages that wait.
-    pub(crate) fn take_queue(&self) -> VecDeque<Message> {
-        self.queue.take()
-    }
-
-    pub(crate) fn give_queue(&self, queue: VecDeque<Message>) {
-        /// More than this many are rare.
-        const KEPT: usize = 256;
-
-        if queue.capacity() <= KEPT {
-            self.queue.set(queue);
-        }
     }
 }
 

@@ -8,8 +8,7 @@ use crate::{
 use futures_lite::future::poll_fn;
 use std::{
     cell::Cell,
-    fmt,
-    io::{self, IoSlice},
+    fmt, io,
     net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
     task::{Context, Poll},
     time::Duration,
@@ -94,19 +93,26 @@ impl Socket {
         }
     }
 
-    /// Writes as much of `bufs` as is taken, one after the other.
+    /// Ready unless it is known already that there is nothing to read.
+    pub(crate) fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.stream {
+            Stream::Tcp(io) => io.poll_may_read(cx),
+            #[cfg(feature = "testing")]
+            Stream::Pipe(_) => Poll::Ready(()),
+        }
+    }
+
+    /// Writes as much of `buf`, and what follows it, as is taken.
     pub(crate) fn poll_write(
         &self,
         cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
+        buf: &[u8],
+        more: &[u8],
     ) -> Poll<io::Result<usize>> {
         let result = match &self.stream {
-            Stream::Tcp(io) => io.poll_write(cx, bufs),
+            Stream::Tcp(io) => io.poll_write(cx, buf, more),
             #[cfg(feature = "testing")]
-            Stream::Pipe(pipe) => match bufs.iter().find(|buf| !buf.is_empty()) {
-                Some(buf) => pipe.poll_write(cx, buf),
-                None => Poll::Ready(Ok(0)),
-            },
+            Stream::Pipe(pipe) => pipe.poll_write(cx, if buf.is_empty() { more } else { buf }),
         };
         if let Poll::Ready(Ok(count)) = result {
             self.written.set(self.written.get() + count as u64);
@@ -121,7 +127,7 @@ impl Socket {
 
     /// Writes as much of `buf` as is taken, at least one byte.
     pub(crate) async fn write(&self, buf: &[u8]) -> io::Result<usize> {
-        match poll_fn(|cx| self.poll_write(cx, &[IoSlice::new(buf)])).await? {
+        match poll_fn(|cx| self.poll_write(cx, buf, &[])).await? {
             0 => Err(io::ErrorKind::WriteZero.into()),
             count => Ok(count),
         }

@@ -17,8 +17,7 @@ use bytes::{Buf, Bytes};
 use futures_lite::ready;
 use std::{
     cell::RefCell,
-    io::{self, IoSlice},
-    mem,
+    io, mem,
     ops::{ControlFlow, Range},
     pin::Pin,
     rc::Rc,
@@ -98,6 +97,10 @@ impl FrameReader {
         cx: &mut Context<'_>,
         take: &mut impl FnMut(Incoming) -> ControlFlow<()>,
     ) -> Poll<Result<(), Fault>> {
+        if self.unread.is_empty() {
+            // Else there is nothing to do: it is asked once more after each message.
+            ready!(self.socket.poll_may_read(cx));
+        }
         ready!(self.poll_room(cx));
         if self.unread.is_empty() {
             if let Some(room) = self.decoder.room() {
@@ -272,14 +275,15 @@ impl FrameWriter {
         self.push_to(&mut self.pending.borrow_mut(), message);
     }
 
-    /// Pushes a message if nothing stands before it but what was pushed since the last attempt to write.
-    pub(crate) fn try_push(&self, message: Message) -> Result<(), Message> {
+    /// Pushes a message if nothing stands before it but what was pushed since the last attempt to write. Tells whether that
+    /// is worth a write now.
+    pub(crate) fn try_push(&self, message: Message) -> Result<bool, Message> {
         let mut pending = self.pending.borrow_mut();
         if pending.closed || pending.is_blocked() {
             return Err(message);
         }
         self.push_to(&mut pending, message);
-        Ok(())
+        Ok(pending.is_full())
     }
 
     fn push_to(&self, pending: &mut Pending, message: Message) {
@@ -334,11 +338,7 @@ impl FrameWriter {
 
     /// Whether so much is to be written that it is worth a write.
     pub(crate) fn is_full(&self) -> bool {
-        /// Little enough that a ping or a close does not wait long behind it.
-        const BATCH_BYTES: usize = 64 * 1024;
-
-        let pending = self.pending.borrow();
-        !pending.payload.is_empty() || pending.len() >= BATCH_BYTES
+        self.pending.borrow().is_full()
     }
 
     /// Whether something is to be written.
@@ -358,10 +358,12 @@ impl FrameWriter {
 
     /// Writes as much as is taken at once, at least one byte.
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut pending = self.pending.borrow_mut();
-        let frames = IoSlice::new(&pending.frames[pending.written..]);
-        let payload = IoSlice::new(&pending.payload);
-        let result = match self.socket.poll_write(cx, &[frames, payload]) {
+        self.poll_write_of(&mut self.pending.borrow_mut(), cx)
+    }
+
+    fn poll_write_of(&self, pending: &mut Pending, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let frames = &pending.frames[pending.written..];
+        let result = match self.socket.poll_write(cx, frames, &pending.payload) {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Poll::Ready(Ok(count)) => {
                 pending.advance(count);
@@ -371,8 +373,11 @@ impl FrameWriter {
             Poll::Pending => Poll::Pending,
         };
         if pending.in_scratch && (pending.len() == 0 || !matches!(result, Poll::Ready(Ok(())))) {
-            let own = pending.frames[pending.written..].to_vec();
-            let frames = mem::replace(&mut pending.frames, own);
+            let frames = mem::take(&mut pending.frames);
+            let left = &frames[pending.written..];
+            if !left.is_empty() {
+                pending.frames = left.to_vec();
+            }
             pending.written = 0;
             pending.in_scratch = false;
             self.scratch.give_write(frames);
@@ -381,13 +386,15 @@ impl FrameWriter {
         result
     }
 
-    /// Writes what is taken at once of what was pushed and not tried yet.
-    pub(crate) fn try_write(&self) {
+    /// Writes what is taken at once of what was pushed and not tried yet. Tells whether that was all there is.
+    pub(crate) fn try_write(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        while self.pending.borrow().in_scratch {
+        let mut pending = self.pending.borrow_mut();
+        while pending.in_scratch {
             // What went wrong shows with the next write, too.
-            let _ = self.poll_write(&mut cx);
+            let _ = self.poll_write_of(&mut pending, &mut cx);
         }
+        pending.len() == 0
     }
 
     /// Sends a Close if that can be done without waiting. Tells whether it could.
@@ -396,8 +403,7 @@ impl FrameWriter {
             return false;
         }
         self.push_close(code, reason);
-        self.try_write();
-        !self.has_pending()
+        self.try_write()
     }
 
     /// Ends the stream so that the peer gets all that was written.
@@ -408,6 +414,13 @@ impl FrameWriter {
 }
 
 impl Pending {
+    fn is_full(&self) -> bool {
+        /// Little enough that a ping or a close does not wait long behind it.
+        const BATCH_BYTES: usize = 64 * 1024;
+
+        !self.payload.is_empty() || self.len() >= BATCH_BYTES
+    }
+
     fn is_blocked(&self) -> bool {
         !self.in_scratch && self.len() > 0
     }
