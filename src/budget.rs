@@ -282,6 +282,7 @@ impl Account {
     }
 
     /// Ready once this one is shed. One task may ask.
+    #[inline]
     pub(crate) fn poll_shed(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_shed() {
             return Poll::Ready(());
@@ -321,10 +322,14 @@ impl Charge {
         Self { account, bytes: 0 }
     }
 
+    #[inline]
     pub(crate) fn set(&mut self, bytes: usize) {
+        if bytes == self.bytes {
+            return;
+        }
         if bytes > self.bytes {
             self.account.add(bytes - self.bytes);
-        } else if bytes < self.bytes {
+        } else {
             self.account.give_back(self.bytes - bytes);
         }
         self.bytes = bytes;

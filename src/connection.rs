@@ -166,8 +166,11 @@ impl Connection {
     /// [`Closed`] if the connection is closed, or is closed while this waits. The message is not sent then. To keep
     /// it, use [`try_write`](Self::try_write).
     pub async fn write(&self, message: impl Into<Message>) -> Result<(), Closed> {
-        let sent = self.handle.link.send(message.into()).await;
-        sent.map_err(|_| self.ended())
+        let link = &self.handle.link;
+        let Err(message) = link.send(message.into()) else {
+            return Ok(());
+        };
+        link.queue(message).await.map_err(|_| self.ended())
     }
 
     /// Sends a message, after all that was written before, if the outbound queue has room for it now.
@@ -176,8 +179,11 @@ impl Connection {
     ///
     /// [`TryWriteError`] gives the message back and tells whether there was no room, or the connection is closed.
     pub fn try_write(&self, message: impl Into<Message>) -> Result<(), TryWriteError> {
-        let sent = self.handle.link.try_send(message.into());
-        sent.map_err(|rejected| match rejected {
+        let link = &self.handle.link;
+        let Err(message) = link.send(message.into()) else {
+            return Ok(());
+        };
+        link.try_queue(message).map_err(|rejected| match rejected {
             Rejected::Full(message) => TryWriteError::Full(message),
             Rejected::Closed(message) => TryWriteError::Closed(message),
         })

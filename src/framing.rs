@@ -88,6 +88,7 @@ impl Header {
 }
 
 /// Appends a header to `out`.
+#[inline]
 pub(crate) fn write_header(first: u8, len: u64, mask: Option<[u8; 4]>, out: &mut Vec<u8>) {
     let masked = if mask.is_some() { MASKED } else { 0 };
     match (u8::try_from(len), u16::try_from(len)) {
@@ -224,6 +225,7 @@ impl Headers {
 }
 
 /// Takes the first `len` bytes.
+#[inline]
 pub(crate) fn split_off<'a>(bytes: &mut &'a mut [u8], len: usize) -> &'a mut [u8] {
     let (taken, rest) = std::mem::take(bytes).split_at_mut(len);
     *bytes = rest;

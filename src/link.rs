@@ -143,31 +143,26 @@ impl Link {
     }
 
     /// Waits for a message from the peer; `None` once it is closed and all are taken.
+    #[inline]
     pub(crate) async fn receive(&self) -> Option<Message> {
         self.answering.set(false);
-        let message = self.inbound.pop().await?;
-        self.answering.set(true);
+        let message = self.inbound.pop().await;
+        self.answering.set(message.is_some());
         if self.reader_waits.get() {
             self.gate.wake();
         }
-        Some(message)
+        message
     }
 
-    /// Sends a message as soon as it can be; waits while the queue is full. Gives it back if the queue is closed.
-    pub(crate) async fn send(&self, message: Message) -> Result<(), Message> {
-        let Err(message) = self.send_past_queue(message) else {
-            return Ok(());
-        };
+    /// Queues a message for the writer; waits while there is no room. Gives it back if the queue is closed.
+    pub(crate) async fn queue(&self, message: Message) -> Result<(), Message> {
         self.outbound.push(message).await?;
         self.gate.wake();
         Ok(())
     }
 
     /// The same without waiting.
-    pub(crate) fn try_send(&self, message: Message) -> Result<(), Rejected> {
-        let Err(message) = self.send_past_queue(message) else {
-            return Ok(());
-        };
+    pub(crate) fn try_queue(&self, message: Message) -> Result<(), Rejected> {
         self.outbound.try_push(message)?;
         self.gate.wake();
         Ok(())
@@ -176,7 +171,7 @@ impl Link {
     /// Sends a message past the queue and the writer, where nothing stands before it. What the connection's own task has to say
     /// is written when its turn ends, all of it in one call. What others say, as who has a message for many, is written at once: that costs a
     /// system call and nothing else; but only once in a turn of the server's, so that a second one is not alone.
-    fn send_past_queue(&self, message: Message) -> Result<(), Message> {
+    pub(crate) fn send(&self, message: Message) -> Result<(), Message> {
         let of_task = self.gate.is_in_turn();
         if self.outbound.is_closed()
             || !self.outbound.is_empty()
@@ -202,6 +197,7 @@ impl Link {
     }
 
     /// Writes what the connection's task has sent in its turn.
+    #[inline]
     pub(crate) fn end_turn(&self) {
         if self.unwritten.get() > 0 {
             if let Some(frames) = self.frames.upgrade() {
@@ -223,7 +219,7 @@ impl Link {
         if self.closing.is_set() {
             return;
         }
-        match self.send_past_queue(message.clone()) {
+        match self.send(message.clone()) {
             Ok(()) => self.heartbeats.set(self.heartbeats.get() + 1),
             Err(_) => self.ask(|due| due.heartbeat = true),
         }

@@ -119,7 +119,15 @@ impl Queue {
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn try_pop(&self) -> Option<Message> {
+        if self.is_empty() {
+            return None;
+        }
+        self.pop_next()
+    }
+
+    fn pop_next(&self) -> Option<Message> {
         /// Room for so many is kept.
         const KEPT: usize = 8;
 
@@ -158,6 +166,7 @@ impl Queue {
         }
     }
 
+    #[inline]
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.get()
     }
@@ -187,6 +196,7 @@ impl Queue {
     }
 
     /// Has one of those who wait behind the first look for messages.
+    #[inline]
     fn tell_behind(&self) {
         if let Some(behind) = self.behind.get() {
             if behind.count.get() > 0 && !self.is_empty() {
@@ -240,11 +250,12 @@ impl Future for Pop<'_> {
                 return Poll::Ready(None);
             }
             match place {
-                Place::None if queue.is_first_taken.replace(true) => {
+                Place::None if queue.is_first_taken.get() => {
                     *place = Place::Behind(Box::pin(queue.wait_behind()));
                 }
-                Place::None => *place = Place::First,
-                Place::First => {
+                Place::None | Place::First => {
+                    queue.is_first_taken.set(true);
+                    *place = Place::First;
                     queue.first.sleep(cx);
                     return Poll::Pending;
                 }

@@ -170,6 +170,7 @@ impl FrameReader {
     }
 
     /// Gives the scratch back: what is still in it is copied out.
+    #[inline]
     pub(crate) fn end_turn(&mut self) {
         if self.in_scratch {
             let own = self.bytes[self.unread.clone()].to_vec();
@@ -286,6 +287,7 @@ impl FrameWriter {
         Ok(pending.is_full())
     }
 
+    #[inline]
     fn push_to(&self, pending: &mut Pending, message: Message) {
         let opcode = match message {
             Message::Text(_) => TEXT,
@@ -324,6 +326,7 @@ impl FrameWriter {
         pending.frames.extend(payload);
     }
 
+    #[inline]
     fn push_header(&self, pending: &mut Pending, opcode: u8, len: usize) {
         if pending.len() == 0 {
             pending.frames = self.scratch.take_write();
@@ -432,10 +435,12 @@ impl Pending {
     fn advance(&mut self, count: usize) {
         let of_frames = count.min(self.frames.len() - self.written);
         self.written += of_frames;
-        self.payload.advance(count - of_frames);
-        if self.payload.is_empty() {
-            // Let go of the message.
-            self.payload = Bytes::new();
+        if count > of_frames {
+            self.payload.advance(count - of_frames);
+            if self.payload.is_empty() {
+                // Let go of the message.
+                self.payload = Bytes::new();
+            }
         }
         if self.len() == 0 && !self.in_scratch {
             self.clear();
