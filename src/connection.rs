@@ -146,10 +146,13 @@ impl Connection {
     ///
     /// [`Closed`] once the connection is closed and all messages are read, and ever after.
     pub async fn read(&self) -> Result<Message, Closed> {
-        match self.handle.link.receive().await {
-            Some(message) => Ok(message),
-            None => Err(self.ended()),
-        }
+        let link = &self.handle.link;
+        link.begin_receive();
+        let Some(message) = link.inbound.pop().await else {
+            return Err(self.ended());
+        };
+        link.end_receive();
+        Ok(message)
     }
 
     /// Sends a message, after all that was written before; waits while the outbound queue is full.

@@ -20,6 +20,7 @@ use async_tungstenite::tungstenite::{
 use bytes::Bytes;
 use std::{
     io::{self, Read, Write},
+    ops::ControlFlow,
     str,
 };
 
@@ -107,28 +108,45 @@ impl Decoder {
         if let UnderWay::Message(partial) = &mut self.under_way {
             partial.take_in_place()?;
         }
-        self.decode(&mut &mut [][..])
+        self.go_on(&mut &mut [][..])
     }
 
-    /// Takes from the front of `bytes` what makes the next message or control frame, or all of them if that is not enough.
-    pub(crate) fn decode(&mut self, bytes: &mut &mut [u8]) -> Result<Option<Incoming>, Closed> {
-        if matches!(self.under_way, UnderWay::Nothing) {
-            let Some(header) = self.headers.take(bytes)? else {
-                return Ok(None);
-            };
-            if self.goes_past_tungstenite(header) {
-                match usize::try_from(header.len) {
-                    Ok(len) if len <= bytes.len() => {
-                        let payload = split_off(bytes, len);
-                        unmask(payload, header.mask_at(0));
-                        return whole(header, payload).map(Some);
+    /// Takes from the front of `bytes` what they mean and gives it to `take`, until that breaks off or all of them are taken.
+    pub(crate) fn decode(
+        &mut self,
+        bytes: &mut &mut [u8],
+        take: &mut impl FnMut(Incoming) -> ControlFlow<()>,
+    ) -> Result<(), Closed> {
+        while !bytes.is_empty() {
+            if matches!(self.under_way, UnderWay::Nothing) {
+                let Some(header) = self.headers.take(bytes)? else {
+                    return Ok(());
+                };
+                if !self.goes_past_tungstenite(header) {
+                    self.under_way = UnderWay::Frame(Frame::begin(header));
+                } else if header.len <= bytes.len() as u64 {
+                    #[allow(clippy::cast_possible_truncation, reason = "there are so many bytes")]
+                    let payload = split_off(bytes, header.len as usize);
+                    unmask(payload, header.mask_at(0));
+                    if take(whole(header, payload)?).is_break() {
+                        return Ok(());
                     }
-                    _ => self.under_way = UnderWay::Message(Partial::begin(header)),
+                    continue;
+                } else {
+                    self.under_way = UnderWay::Message(Partial::begin(header));
                 }
-            } else {
-                self.under_way = UnderWay::Frame(Frame::begin(header));
+            }
+            if let Some(incoming) = self.go_on(bytes)? {
+                if take(incoming).is_break() {
+                    return Ok(());
+                }
             }
         }
+        Ok(())
+    }
+
+    /// Takes from the front of `bytes` what belongs to what is under way. Gives that once it is complete.
+    fn go_on(&mut self, bytes: &mut &mut [u8]) -> Result<Option<Incoming>, Closed> {
         match &mut self.under_way {
             UnderWay::Nothing => Ok(None),
             UnderWay::Message(partial) => {

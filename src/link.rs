@@ -142,16 +142,17 @@ impl Link {
         self.count_sent(HEARTBEAT.len());
     }
 
-    /// Waits for a message from the peer; `None` once it is closed and all are taken.
-    #[inline]
-    pub(crate) async fn receive(&self) -> Option<Message> {
+    /// The handler has come for the next message.
+    pub(crate) fn begin_receive(&self) {
         self.answering.set(false);
-        let message = self.inbound.pop().await;
-        self.answering.set(message.is_some());
+    }
+
+    /// The handler has one.
+    pub(crate) fn end_receive(&self) {
+        self.answering.set(true);
         if self.reader_waits.get() {
             self.gate.wake();
         }
-        message
     }
 
     /// Queues a message for the writer; waits while there is no room. Gives it back if the queue is closed.

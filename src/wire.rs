@@ -146,27 +146,13 @@ impl FrameReader {
 
     fn decode(&mut self, take: &mut impl FnMut(Incoming) -> ControlFlow<()>) -> Result<(), Fault> {
         let mut rest = &mut self.bytes[self.unread.clone()];
-        let mut result = Ok(());
-        while !rest.is_empty() {
-            match self.decoder.decode(&mut rest) {
-                Ok(Some(incoming)) => {
-                    if take(incoming).is_break() {
-                        break;
-                    }
-                }
-                Ok(None) => {}
-                Err(closed) => {
-                    result = Err(Fault::Violation(closed));
-                    rest = &mut [];
-                }
-            }
-        }
+        let decoded = self.decoder.decode(&mut rest, take);
         self.unread.start = self.unread.end - rest.len();
         if self.unread.is_empty() {
             self.let_go();
         }
         self.recharge();
-        result
+        decoded.map_err(Fault::Violation)
     }
 
     /// Gives the scratch back: what is still in it is copied out.
@@ -293,9 +279,10 @@ impl FrameWriter {
             Message::Text(_) => TEXT,
             Message::Binary(_) => BINARY,
         };
-        self.push_header(pending, opcode, message.len());
-        if message.len() < Self::LONG_PAYLOAD_BYTES {
-            pending.frames.extend_from_slice(message.as_bytes());
+        let payload = message.as_bytes();
+        self.push_header(pending, opcode, payload.len());
+        if payload.len() < Self::LONG_PAYLOAD_BYTES {
+            pending.frames.extend_from_slice(payload);
         } else {
             pending.payload = message.into_bytes();
         }
