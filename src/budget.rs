@@ -322,6 +322,11 @@ impl Charge {
         Self { account, bytes: 0 }
     }
 
+    /// Another part of the same account.
+    pub(crate) fn another(&self) -> Self {
+        Self::new(self.account.clone())
+    }
+
     #[inline]
     pub(crate) fn set(&mut self, bytes: usize) {
         if bytes == self.bytes {

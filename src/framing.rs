@@ -88,7 +88,7 @@ impl Header {
 }
 
 /// Appends a header to `out`.
-#[inline]
+#[inline(always)]
 pub(crate) fn write_header(first: u8, len: u64, mask: Option<[u8; 4]>, out: &mut Vec<u8>) {
     let masked = if mask.is_some() { MASKED } else { 0 };
     match (u8::try_from(len), u16::try_from(len)) {

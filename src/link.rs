@@ -150,6 +150,9 @@ impl Link {
     /// The handler has one.
     pub(crate) fn end_receive(&self) {
         self.answering.set(true);
+        if !self.gate.is_in_turn() {
+            self.inbound.settle();
+        }
         if self.reader_waits.get() {
             self.gate.wake();
         }
@@ -158,6 +161,7 @@ impl Link {
     /// Queues a message for the writer; waits while there is no room. Gives it back if the queue is closed.
     pub(crate) async fn queue(&self, message: Message) -> Result<(), Message> {
         self.outbound.push(message).await?;
+        self.outbound.settle();
         self.gate.wake();
         Ok(())
     }
@@ -165,6 +169,7 @@ impl Link {
     /// The same without waiting.
     pub(crate) fn try_queue(&self, message: Message) -> Result<(), Rejected> {
         self.outbound.try_push(message)?;
+        self.outbound.settle();
         self.gate.wake();
         Ok(())
     }
@@ -172,7 +177,8 @@ impl Link {
     /// Sends a message past the queue and the writer, where nothing stands before it. What the connection's own task has to say
     /// is written when its turn ends, all of it in one call. What others say, as who has a message for many, is written at once: that costs a
     /// system call and nothing else; but only once in a turn of the server's, so that a second one is not alone.
-    pub(crate) fn send(&self, message: Message) -> Result<(), Message> {
+    #[inline]
+    pub(crate) fn send(&self, mut message: Message) -> Result<(), Message> {
         let of_task = self.gate.is_in_turn();
         if self.outbound.is_closed()
             || !self.outbound.is_empty()
@@ -185,7 +191,9 @@ impl Link {
             return Err(message);
         };
         let message_bytes = message.len();
-        let is_full = frames.try_push(message)?;
+        let Some(is_full) = frames.try_push(&mut message) else {
+            return Err(message);
+        };
         self.count_sent(message_bytes);
         self.unwritten.set(self.unwritten.get() + 1);
         if !of_task {
@@ -197,9 +205,11 @@ impl Link {
         Ok(())
     }
 
-    /// Writes what the connection's task has sent in its turn.
+    /// Writes what the connection's task has sent in its turn, and charges what it has left.
     #[inline]
     pub(crate) fn end_turn(&self) {
+        self.inbound.settle();
+        self.outbound.settle();
         if self.unwritten.get() > 0 {
             if let Some(frames) = self.frames.upgrade() {
                 self.write(&frames);
@@ -297,6 +307,8 @@ impl Link {
         if self.account.is_shed() {
             while self.inbound.try_pop().is_some() {}
         }
+        self.inbound.settle();
+        self.outbound.settle();
     }
 
     /// Has the writer send something before any queued message.

@@ -17,7 +17,7 @@ use std::{
 };
 
 /// A bounded queue. Once closed it takes nothing more, and what it holds can still be taken out. What it holds is
-/// charged to its connection's account.
+/// charged to its connection's account when it is [settled](Self::settle).
 ///
 /// The first to wait for a message has a slot of its own: nearly always there is no other, and a wait at a channel, with what
 /// tells of its end, is a tenth of what a small echo takes. Those behind wait at a channel, which carries a token for all that came
@@ -26,6 +26,9 @@ use std::{
 pub(crate) struct Queue {
     messages: RefCell<Messages>,
     len: Cell<usize>,
+    /// What the messages take, and what of it is charged.
+    bytes: Cell<usize>,
+    charge: RefCell<Charge>,
     capacity: usize,
     closed: Cell<bool>,
     /// Tells of messages.
@@ -35,13 +38,12 @@ pub(crate) struct Queue {
     /// Tells of room.
     room: Event,
     writers: Cell<usize>,
-    account: Rc<Account>,
 }
 
-/// The message at the front lies here: mostly there is no other, and so no buffer for them.
+/// One that comes alone lies here: mostly there is no other, and so no buffer for them.
 #[derive(Debug, Default)]
 struct Messages {
-    next: Option<Message>,
+    first: Option<Message>,
     rest: VecDeque<Message>,
 }
 
@@ -65,6 +67,8 @@ impl Queue {
         Self {
             messages: RefCell::default(),
             len: Cell::new(0),
+            bytes: Cell::new(0),
+            charge: RefCell::new(Charge::new(account)),
             capacity,
             closed: Cell::new(false),
             first: Slot::default(),
@@ -72,7 +76,6 @@ impl Queue {
             behind: OnceCell::new(),
             room: Event::new(),
             writers: Cell::new(0),
-            account,
         }
     }
 
@@ -84,11 +87,11 @@ impl Queue {
         if before >= self.capacity {
             return Err(Rejected::Full(message));
         }
-        self.account.add(allocated(&message));
+        self.bytes.set(self.bytes.get() + allocated(&message));
         self.len.set(before + 1);
         let mut messages = self.messages.borrow_mut();
         if before == 0 {
-            messages.next = Some(message);
+            messages.first = Some(message);
         } else {
             messages.rest.push_back(message);
         }
@@ -110,7 +113,7 @@ impl Queue {
                 Err(Rejected::Full(message)) => message,
             };
             // Charged while it waits, too.
-            let mut charge = Charge::new(self.account.clone());
+            let mut charge = self.charge.borrow().another();
             charge.set(allocated(&message));
             let _waiting = Waiting::among(&self.writers);
             self.room.listen().await;
@@ -132,17 +135,14 @@ impl Queue {
         const KEPT: usize = 8;
 
         let mut messages = self.messages.borrow_mut();
-        let message = messages.next.take()?;
-        let left = self.len.get() - 1;
-        self.len.set(left);
-        if left > 0 {
-            messages.next = messages.rest.pop_front();
-            if left == 1 && messages.rest.capacity() > KEPT {
-                messages.rest = VecDeque::new();
-            }
+        let first = messages.first.take();
+        let message = first.or_else(|| messages.rest.pop_front())?;
+        self.len.set(self.len.get() - 1);
+        if self.is_empty() && messages.rest.capacity() > KEPT {
+            messages.rest = VecDeque::new();
         }
         drop(messages);
-        self.account.give_back(allocated(&message));
+        self.bytes.set(self.bytes.get() - allocated(&message));
         self.tell_of_room();
         Some(message)
     }
@@ -153,6 +153,12 @@ impl Queue {
             queue: self,
             place: Place::None,
         }
+    }
+
+    /// Charges what the queue holds. What passes it within one turn never is.
+    #[inline]
+    pub(crate) fn settle(&self) {
+        self.charge.borrow_mut().set(self.bytes.get());
     }
 
     pub(crate) fn close(&self) {

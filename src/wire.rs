@@ -167,6 +167,7 @@ impl FrameReader {
         }
     }
 
+    #[inline]
     fn let_go(&mut self) {
         let bytes = mem::take(&mut self.bytes);
         if mem::take(&mut self.in_scratch) {
@@ -210,6 +211,12 @@ impl FrameReader {
 
 fn lost() -> Fault {
     Fault::Lost("the stream ended without a Close".into())
+}
+
+impl Drop for FrameReader {
+    fn drop(&mut self) {
+        self.let_go();
+    }
 }
 
 /// The writing half of a connection: whole frames in, as few writes as possible out.
@@ -258,23 +265,23 @@ impl FrameWriter {
         &self.socket
     }
 
-    pub(crate) fn push_message(&self, message: Message) {
-        self.push_to(&mut self.pending.borrow_mut(), message);
+    pub(crate) fn push_message(&self, mut message: Message) {
+        self.push_to(&mut self.pending.borrow_mut(), &mut message);
     }
 
-    /// Pushes a message if nothing stands before it but what was pushed since the last attempt to write. Tells whether that
-    /// is worth a write now.
-    pub(crate) fn try_push(&self, message: Message) -> Result<bool, Message> {
+    /// Takes a message if nothing stands before it but what was pushed since the last attempt to write. Tells whether there is
+    /// so much now that it is worth a write.
+    pub(crate) fn try_push(&self, message: &mut Message) -> Option<bool> {
         let mut pending = self.pending.borrow_mut();
         if pending.closed || pending.is_blocked() {
-            return Err(message);
+            return None;
         }
         self.push_to(&mut pending, message);
-        Ok(pending.is_full())
+        Some(pending.is_full())
     }
 
     #[inline]
-    fn push_to(&self, pending: &mut Pending, message: Message) {
+    fn push_to(&self, pending: &mut Pending, message: &mut Message) {
         let opcode = match message {
             Message::Text(_) => TEXT,
             Message::Binary(_) => BINARY,
@@ -284,7 +291,7 @@ impl FrameWriter {
         if payload.len() < Self::LONG_PAYLOAD_BYTES {
             pending.frames.extend_from_slice(payload);
         } else {
-            pending.payload = message.into_bytes();
+            pending.payload = mem::replace(message, Message::Binary(Bytes::new())).into_bytes();
         }
     }
 
