@@ -178,7 +178,7 @@ impl Decoder {
 /// A message that is whole, unmasked.
 fn whole(header: Header, payload: &[u8]) -> Result<Incoming, Closed> {
     let message = if header.opcode() == TEXT {
-        Message::from(str::from_utf8(payload).map_err(|_| not_utf8())?)
+        Message::from(simdutf8::basic::from_utf8(payload).map_err(|_| not_utf8())?)
     } else {
         Message::from(payload)
     };
