@@ -12,7 +12,7 @@ use crate::{
     request::{self, Unread},
     route::Routes,
     socket::Socket,
-    wire::{Fault, FrameReader},
+    wire::{Fault, FrameReader, FrameWriter},
 };
 use bytes::Bytes;
 use futures_lite::{
@@ -121,13 +121,8 @@ pub fn read_frames<'a>(
     let mut reads = reads.into_iter();
     let already_read = reads.next().unwrap_or_default().to_vec();
     let reading = async {
-        let mut frames = FrameReader::new(
-            Rc::new(Socket::pipe(server)),
-            Rc::default(),
-            already_read,
-            limits,
-            account.clone(),
-        );
+        let writer = FrameWriter::new(Socket::pipe(server), Rc::default(), account.clone());
+        let mut frames = FrameReader::new(Rc::new(writer), already_read, limits, account.clone());
         if join_all {
             frames.join_all();
         }

@@ -20,6 +20,8 @@ pub(crate) struct Gate {
     guest: Waker,
     /// Something was done that another part has to see.
     again: Cell<bool>,
+    /// The same as on all threads.
+    in_turn: Cell<bool>,
     /// The task's, as far as it is known here without a lock.
     task: RefCell<Option<Waker>>,
 }
@@ -66,6 +68,7 @@ impl Default for Gate {
             guest: knocks.clone().into(),
             knocks,
             again: Cell::new(false),
+            in_turn: Cell::new(false),
             task: RefCell::default(),
         }
     }
@@ -77,7 +80,7 @@ impl Gate {
 
     /// Whether the task has its turn.
     pub(crate) fn is_in_turn(&self) -> bool {
-        self.knocks.in_turn.load(Ordering::Relaxed)
+        self.in_turn.get()
     }
 
     /// Has the task look again, from the same thread.
@@ -97,8 +100,8 @@ impl Gate {
         mut round: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
         self.be_woken_by(cx.waker());
-        let in_turn = &self.knocks.in_turn;
-        in_turn.store(true, Ordering::Relaxed);
+        self.in_turn.set(true);
+        self.knocks.in_turn.store(true, Ordering::Relaxed);
         let mut poll = Poll::Pending;
         for _ in 0..Self::ROUNDS {
             self.again.set(false);
@@ -107,7 +110,8 @@ impl Gate {
                 break;
             }
         }
-        in_turn.store(false, Ordering::SeqCst);
+        self.in_turn.set(false);
+        self.knocks.in_turn.store(false, Ordering::SeqCst);
         if poll.is_pending() && self.is_more_to_do() {
             cx.waker().wake_by_ref();
         }

@@ -506,10 +506,13 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
             if !write_all(&socket, answer.as_bytes(), config).await {
                 return;
             }
-            let socket = Rc::new(socket);
-            let frames_in = FrameReader::new(
-                socket.clone(),
+            let frames_out = Rc::new(FrameWriter::new(
+                socket,
                 house.scratch.clone(),
+                seat.account.clone(),
+            ));
+            let frames_in = FrameReader::new(
+                frames_out.clone(),
                 already_read,
                 FrameLimits {
                     max_message_bytes: config.max_message_bytes,
@@ -517,11 +520,6 @@ async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
                 },
                 seat.account.clone(),
             );
-            let frames_out = Rc::new(FrameWriter::new(
-                socket,
-                house.scratch.clone(),
-                seat.account.clone(),
-            ));
             let account = seat.account.clone();
             let link = Rc::new(Link::new(&house.links, &frames_out, account, config));
             let open = house.links.enter(link.clone());

@@ -36,8 +36,8 @@ pub(crate) enum Fault {
 
 /// The reading half of a connection.
 pub(crate) struct FrameReader {
-    socket: Rc<Socket>,
-    scratch: Rc<Scratch>,
+    /// Has the socket.
+    writer: Rc<FrameWriter>,
     decoder: Decoder,
     /// What was read, of which some is not taken yet.
     bytes: Vec<u8>,
@@ -55,11 +55,10 @@ impl FrameReader {
     /// What is read may have to be kept, and twice as much: it is little where little room is left, but so much at least.
     const LEAST_READ_BYTES: usize = 4 * 1024;
 
-    /// Reads from `socket` through `scratch`, after the bytes of `already_read` that came along with the
+    /// Reads from the socket that `writer` writes to, after the bytes of `already_read` that came along with the
     /// handshake.
     pub(crate) fn new(
-        socket: Rc<Socket>,
-        scratch: Rc<Scratch>,
+        writer: Rc<FrameWriter>,
         already_read: Vec<u8>,
         limits: FrameLimits,
         account: Rc<Account>,
@@ -68,8 +67,7 @@ impl FrameReader {
             charge: Charge::new(account.clone()),
             account,
             waiting: None,
-            socket,
-            scratch,
+            writer,
             decoder: Decoder::new(limits),
             unread: 0..already_read.len(),
             bytes: already_read,
@@ -99,12 +97,12 @@ impl FrameReader {
     ) -> Poll<Result<(), Fault>> {
         if self.unread.is_empty() {
             // Else there is nothing to do: it is asked once more after each message.
-            ready!(self.socket.poll_may_read(cx));
+            ready!(self.writer.socket.poll_may_read(cx));
         }
         ready!(self.poll_room(cx));
         if self.unread.is_empty() {
             if let Some(room) = self.decoder.room() {
-                let read = self.socket.poll_read_more(cx, room);
+                let read = self.writer.socket.poll_read_more(cx, room);
                 // The room was made now, whether there was something to read or not.
                 self.recharge();
                 return Poll::Ready(match ready!(read) {
@@ -113,14 +111,17 @@ impl FrameReader {
                     Err(error) => Err(Fault::Lost(error.to_string())),
                 });
             }
-            let mut bytes = self.scratch.take_read();
+            let FrameWriter {
+                socket, scratch, ..
+            } = &*self.writer;
+            let mut bytes = scratch.take_read();
             let most = self
                 .account
                 .room()
                 .clamp(Self::LEAST_READ_BYTES, bytes.len());
-            let read = self.socket.poll_read(cx, &mut bytes[..most]);
+            let read = socket.poll_read(cx, &mut bytes[..most]);
             let Poll::Ready(Ok(count @ 1..)) = read else {
-                self.scratch.give_read(bytes);
+                scratch.give_read(bytes);
                 return read.map(|read| match read {
                     Ok(_) => Err(lost()),
                     Err(error) => Err(Fault::Lost(error.to_string())),
@@ -171,7 +172,7 @@ impl FrameReader {
     fn let_go(&mut self) {
         let bytes = mem::take(&mut self.bytes);
         if mem::take(&mut self.in_scratch) {
-            self.scratch.give_read(bytes);
+            self.writer.scratch.give_read(bytes);
         }
     }
 
@@ -222,7 +223,7 @@ impl Drop for FrameReader {
 /// The writing half of a connection: whole frames in, as few writes as possible out.
 #[derive(Debug)]
 pub(crate) struct FrameWriter {
-    socket: Rc<Socket>,
+    socket: Socket,
     scratch: Rc<Scratch>,
     pending: RefCell<Pending>,
 }
@@ -246,7 +247,7 @@ impl FrameWriter {
     /// Copying less than this costs less than a second piece in a system call.
     const LONG_PAYLOAD_BYTES: usize = 4 * 1024;
 
-    pub(crate) fn new(socket: Rc<Socket>, scratch: Rc<Scratch>, account: Rc<Account>) -> Self {
+    pub(crate) fn new(socket: Socket, scratch: Rc<Scratch>, account: Rc<Account>) -> Self {
         Self {
             socket,
             scratch,
