@@ -9,6 +9,7 @@ use futures_lite::future::poll_fn;
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    ops::RangeInclusive,
     rc::{Rc, Weak},
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -40,6 +41,19 @@ pub(crate) struct Budget {
     returned: Event,
     /// How many wait for one of the two.
     waiting: Cell<usize>,
+    /// Buffers for the messages to come. They count as used, and are nobody's.
+    spare: RefCell<Vec<Spare>>,
+    spare_bytes: Cell<usize>,
+    keeps_spare: Cell<bool>,
+    /// Tells of one.
+    spared: Slot,
+}
+
+/// A buffer that nobody has, since then.
+#[derive(Debug)]
+struct Spare {
+    buffer: Vec<u8>,
+    since: Instant,
 }
 
 impl Budget {
@@ -129,6 +143,76 @@ impl Budget {
         load - self.used.get() >= LOAD_BYTES.max(load / 4)
     }
 
+    /// Takes a spare buffer of such a capacity: the last that came, of which most may still be in the processor's cache.
+    pub(crate) fn take_spare(&self, capacity: RangeInclusive<usize>) -> Option<Vec<u8>> {
+        let mut spare = self.spare.borrow_mut();
+        let at = spare
+            .iter()
+            .rposition(|spare| capacity.contains(&spare.buffer.capacity()))?;
+        let buffer = spare.remove(at).buffer;
+        // Nothing is given back: it is charged to whom it is for.
+        self.used.set(self.used.get() - buffer.capacity());
+        self.spare_bytes
+            .set(self.spare_bytes.get() - buffer.capacity());
+        Some(buffer)
+    }
+
+    /// Keeps a buffer for the messages to come: an eighth of the budget is for such, as long as half of it is not in use.
+    pub(crate) fn keep_spare(&self, buffer: Vec<u8>) {
+        let (bytes, limit) = (buffer.capacity(), self.limit.get());
+        let spare_bytes = self.spare_bytes.get() + bytes;
+        let is_much = spare_bytes > limit / 8 || self.used.get() + bytes > limit / 2;
+        if is_much || !self.keeps_spare.get() {
+            return;
+        }
+        self.add(bytes);
+        self.spare_bytes.set(spare_bytes);
+        let since = reactor::now();
+        self.spare.borrow_mut().push(Spare { buffer, since });
+        self.spared.wake();
+    }
+
+    /// Frees what has been spare for a second, before it is two. There are spare buffers only while this runs.
+    pub(crate) async fn free_spare_in_time(&self) {
+        const TIME: Duration = Duration::from_secs(1);
+
+        struct Leave<'a>(&'a Budget);
+
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
+                self.0.keeps_spare.set(false);
+                self.0.free_spare(|_| true);
+            }
+        }
+
+        self.keeps_spare.set(true);
+        let _leave = Leave(self);
+        loop {
+            poll_fn(|cx| {
+                if self.spare_bytes.get() > 0 {
+                    return Poll::Ready(());
+                }
+                self.spared.sleep(cx);
+                Poll::Pending
+            })
+            .await;
+            reactor::sleep(TIME).await;
+            let now = reactor::now();
+            self.free_spare(|spare| now >= spare.since + TIME);
+        }
+    }
+
+    fn free_spare(&self, which: impl Fn(&Spare) -> bool) {
+        let mut freed = 0;
+        self.spare.borrow_mut().retain(|spare| {
+            let goes = which(spare);
+            freed += if goes { spare.buffer.capacity() } else { 0 };
+            !goes
+        });
+        self.spare_bytes.set(self.spare_bytes.get() - freed);
+        self.give_back(freed);
+    }
+
     /// What a connection may hold however tight it is.
     fn fair_share(&self) -> usize {
         self.limit.get() / 64
@@ -147,6 +231,17 @@ impl Budget {
         self.used.set(self.used.get() + bytes);
         self.peak.set(self.peak.get().max(self.used.get()));
         self.load.set(self.load.get().max(self.used.get()));
+        if self.used.get() > self.limit.get() / 2 {
+            self.make_room();
+        }
+    }
+
+    /// More than half is in use: that is for those who need it, and at the limit someone has to go.
+    #[cold]
+    fn make_room(&self) {
+        if self.spare_bytes.get() > 0 {
+            self.free_spare(|_| true);
+        }
         while self.used.get() - self.returning.get() > self.limit.get() {
             if !self.shed_the_largest() {
                 break;
@@ -209,6 +304,10 @@ pub(crate) struct Account {
 }
 
 impl Account {
+    pub(crate) fn budget(&self) -> &Rc<Budget> {
+        &self.budget
+    }
+
     /// Charges what was allocated. It always succeeds: at the limit someone is shed.
     pub(crate) fn add(&self, bytes: usize) {
         self.held.set(self.held.get() + bytes);

@@ -87,7 +87,8 @@ settings! {
     /// 429. Defaults to `None`, no limit: behind a proxy all clients have one address.
     max_connections_per_ip(impl Into<Option<usize>>): Option<usize> = None,
     /// The most memory in bytes that clients can make the server use: connections, request heads, messages being
-    /// received, queued in either direction and being sent, all counted by what is allocated for them. New connections
+    /// received, queued in either direction and being sent, all counted by what is allocated for them. An eighth of it, while
+    /// half is not in use, is for buffers of messages of 20 KiB and more that are kept for the next ones for a second or two. New connections
     /// get 503 once three quarters are in use. At seven eighths no more is read from those that hold more than a
     /// 64th of it; at the limit, or when one of these has waited for a second, the connection that holds the most
     /// is shed, with 1013. At least 8 times `max_message_bytes`. Defaults to 32 MiB.

@@ -2,15 +2,18 @@
 //!
 //! A message in one frame, which nearly all are, is unmasked where it lies and copied out once. Fragments and control frames go
 //! through tungstenite, which joins the ones and judges the others; it lives only as long as there are some. In both cases the
-//! headers were judged before, and a message takes room as it arrives and not as it is claimed.
+//! headers were judged before, and a message takes room as it arrives and not as it is claimed, but for a buffer that was filled by
+//! another before (`pool.rs`).
 
 use crate::{
+    budget::Budget,
     close::{CloseCode, Closed},
     framing::{
         CLOSE, CONTINUATION, FINAL, FrameLimits, Header, Headers, TEXT, broken, split_off, unmask,
         write_header,
     },
-    message::Message,
+    message::{Message, Text},
+    pool,
 };
 use async_tungstenite::tungstenite::{
     self, WebSocket,
@@ -21,6 +24,7 @@ use bytes::Bytes;
 use std::{
     io::{self, Read, Write},
     ops::ControlFlow,
+    rc::Rc,
     str,
 };
 
@@ -41,6 +45,8 @@ pub(crate) struct Decoder {
     under_way: UnderWay,
     /// There while a message in fragments or a control frame is under way.
     joiner: Option<Box<Joiner>>,
+    /// Has buffers for long messages.
+    budget: Rc<Budget>,
     /// Nothing goes past tungstenite, for a comparison.
     #[cfg(fuzzing)]
     pub(crate) joins_all: bool,
@@ -54,12 +60,13 @@ enum UnderWay {
 }
 
 impl Decoder {
-    pub(crate) fn new(limits: FrameLimits) -> Self {
+    pub(crate) fn new(limits: FrameLimits, budget: Rc<Budget>) -> Self {
         Self {
             headers: Headers::new(limits),
             max_message_bytes: limits.max_message_bytes,
             under_way: UnderWay::Nothing,
             joiner: None,
+            budget,
             #[cfg(fuzzing)]
             joins_all: false,
         }
@@ -76,7 +83,7 @@ impl Decoder {
     /// How much is allocated for what is under way.
     pub(crate) fn allocated_bytes(&self) -> usize {
         let message = match &self.under_way {
-            UnderWay::Message(partial) => partial.payload.capacity(),
+            UnderWay::Message(partial) => partial.buffer.capacity(),
             UnderWay::Nothing | UnderWay::Frame(_) => 0,
         };
         let joiner = self.joiner.as_ref();
@@ -96,11 +103,11 @@ impl Decoder {
         if rest < LONG_BYTES {
             return None;
         }
-        if partial.payload.len() == partial.payload.capacity() {
-            let more = partial.payload.len().max(LONG_BYTES);
-            partial.payload.reserve_exact(more.min(rest));
+        if partial.buffer.len() == partial.buffer.capacity() {
+            let more = partial.buffer.len().max(LONG_BYTES);
+            partial.buffer.reserve_exact(more.min(rest));
         }
-        Some(&mut partial.payload)
+        Some(&mut partial.buffer)
     }
 
     /// Takes what was read into the [`room`](Self::room).
@@ -128,12 +135,12 @@ impl Decoder {
                     #[allow(clippy::cast_possible_truncation, reason = "there are so many bytes")]
                     let payload = split_off(bytes, header.len as usize);
                     unmask(payload, header.mask_at(0));
-                    if take(whole(header, payload)?).is_break() {
+                    if take(whole(header, payload, &self.budget)?).is_break() {
                         return Ok(());
                     }
                     continue;
                 } else {
-                    self.under_way = UnderWay::Message(Partial::begin(header));
+                    self.under_way = UnderWay::Message(Partial::begin(header, &self.budget));
                 }
             }
             if let Some(incoming) = self.go_on(bytes)? {
@@ -176,11 +183,19 @@ impl Decoder {
 }
 
 /// A message that is whole, unmasked.
-fn whole(header: Header, payload: &[u8]) -> Result<Incoming, Closed> {
+fn whole(header: Header, payload: &[u8], budget: &Rc<Budget>) -> Result<Incoming, Closed> {
+    if header.opcode() == TEXT && !pool::is_long(payload.len()) {
+        let text = simdutf8::basic::from_utf8(payload).map_err(|_| not_utf8())?;
+        return Ok(Incoming::Message(Message::from(text)));
+    }
+    message(header, pool::copy(payload, budget))
+}
+
+fn message(header: Header, payload: Bytes) -> Result<Incoming, Closed> {
     let message = if header.opcode() == TEXT {
-        Message::from(simdutf8::basic::from_utf8(payload).map_err(|_| not_utf8())?)
+        Message::Text(Text::from_utf8(payload).map_err(|_| not_utf8())?)
     } else {
-        Message::from(payload)
+        Message::Binary(payload)
     };
     Ok(Incoming::Message(message))
 }
@@ -193,45 +208,53 @@ fn not_utf8() -> Closed {
 #[derive(Debug)]
 struct Partial {
     header: Header,
-    payload: Vec<u8>,
-    /// How much of it is unmasked.
+    /// What came of the payload begins at `start`.
+    buffer: Vec<u8>,
+    start: usize,
+    /// Up to where it is unmasked.
     unmasked: usize,
-    /// How much of it is known to be UTF-8, if it has to be.
+    /// Up to where it is known to be UTF-8, if it has to be.
     valid: usize,
 }
 
 impl Partial {
-    fn begin(header: Header) -> Self {
+    fn begin(header: Header, budget: &Rc<Budget>) -> Self {
+        let buffer = match usize::try_from(header.len) {
+            Ok(len) => pool::take(len, budget),
+            Err(_) => Vec::new(),
+        };
+        let start = buffer.len();
         Self {
             header,
-            payload: Vec::new(),
-            unmasked: 0,
-            valid: 0,
+            buffer,
+            start,
+            unmasked: start,
+            valid: start,
         }
     }
 
     fn rest(&self) -> u64 {
-        self.header.len - self.payload.len() as u64
+        self.header.len - (self.buffer.len() - self.start) as u64
     }
 
     fn take(&mut self, bytes: &mut &mut [u8]) -> Result<(), Closed> {
         let rest = usize::try_from(self.rest()).unwrap_or(usize::MAX);
         let came = split_off(bytes, rest.min(bytes.len()));
-        if self.payload.capacity() - self.payload.len() < came.len() {
+        if self.buffer.capacity() - self.buffer.len() < came.len() {
             // Twice as much each time, and no more than it will be.
-            let more = came.len().max(self.payload.len());
-            self.payload.reserve_exact(more.min(rest));
+            let more = came.len().max(self.buffer.len());
+            self.buffer.reserve_exact(more.min(rest));
         }
-        self.payload.extend_from_slice(came);
+        self.buffer.extend_from_slice(came);
         self.take_in_place()
     }
 
     fn take_in_place(&mut self) -> Result<(), Closed> {
-        let mask = self.header.mask_at(self.unmasked as u64);
-        unmask(&mut self.payload[self.unmasked..], mask);
-        self.unmasked = self.payload.len();
+        let mask = self.header.mask_at((self.unmasked - self.start) as u64);
+        unmask(&mut self.buffer[self.unmasked..], mask);
+        self.unmasked = self.buffer.len();
         if self.header.opcode() == TEXT {
-            self.valid += match str::from_utf8(&self.payload[self.valid..]) {
+            self.valid += match str::from_utf8(&self.buffer[self.valid..]) {
                 Ok(text) => text.len(),
                 // A character may come in two parts.
                 Err(error) if error.error_len().is_none() => error.valid_up_to(),
@@ -242,13 +265,8 @@ impl Partial {
     }
 
     fn finish(&mut self) -> Result<Incoming, Closed> {
-        let payload = std::mem::take(&mut self.payload);
-        let message = if self.header.opcode() == TEXT {
-            Message::from(String::from_utf8(payload).map_err(|_| not_utf8())?)
-        } else {
-            Message::from(payload)
-        };
-        Ok(Incoming::Message(message))
+        let payload = pool::lend(std::mem::take(&mut self.buffer), self.start);
+        message(self.header, payload)
     }
 }
 

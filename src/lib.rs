@@ -30,6 +30,7 @@ mod link;
 mod message;
 #[cfg(feature = "testing")]
 mod pipe;
+mod pool;
 #[cfg(not(all(target_os = "linux", not(whit_portable))))]
 mod portable;
 mod queue;

@@ -2,7 +2,7 @@
 
 use async_tungstenite::tungstenite;
 use bytes::Bytes;
-use std::{fmt, ops::Deref};
+use std::{fmt, ops::Deref, str::Utf8Error};
 use tungstenite::Utf8Bytes;
 
 /// A whole message: text or binary, as the peer sent it or is to get it.
@@ -95,6 +95,10 @@ impl Text {
     /// The text as a slice.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
+    }
+
+    pub(crate) fn from_utf8(payload: Bytes) -> Result<Self, Utf8Error> {
+        payload.try_into().map(Self)
     }
 }
 

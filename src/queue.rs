@@ -3,6 +3,7 @@
 use crate::{
     budget::{Account, Charge},
     message::Message,
+    pool,
     slot::{Slot, Waiting},
 };
 use async_channel::{Receiver, Sender, bounded};
@@ -286,7 +287,8 @@ impl Drop for Pop<'_> {
     }
 }
 
-/// What a queued message takes: the payload, its place in the queue, and what the allocator and its counter add.
+/// What a queued message takes: the payload, or the largest buffer that a long one may lie in, its place in the queue, and what the
+/// allocator and its counter add.
 fn allocated(message: &Message) -> usize {
     const OVERHEAD_BYTES: usize = 112;
     const PAGE_BYTES: usize = 4096;
@@ -295,7 +297,7 @@ fn allocated(message: &Message) -> usize {
 
     let bytes = message.len() + OVERHEAD_BYTES;
     if bytes > LONG_BYTES {
-        bytes.next_multiple_of(PAGE_BYTES)
+        pool::most_bytes_for(bytes).next_multiple_of(PAGE_BYTES)
     } else {
         bytes
     }

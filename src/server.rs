@@ -190,6 +190,10 @@ impl Server {
         let shutdown = self.shutdown.clone();
         let house = Rc::new(House::new(self));
         let executor = LocalExecutor::new();
+        let budget = house.budget.clone();
+        executor
+            .spawn(async move { budget.free_spare_in_time().await })
+            .detach();
         let serving = async {
             let told = future::or(
                 async {

@@ -65,10 +65,10 @@ impl FrameReader {
     ) -> Self {
         let mut reader = Self {
             charge: Charge::new(account.clone()),
+            decoder: Decoder::new(limits, account.budget().clone()),
             account,
             waiting: None,
             writer,
-            decoder: Decoder::new(limits),
             unread: 0..already_read.len(),
             bytes: already_read,
             in_scratch: false,

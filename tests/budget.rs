@@ -397,3 +397,56 @@ fn what_a_refused_frame_claims_is_charged_to_nobody() {
         assert!(stats.memory_peak_bytes < MIB, "{stats:?}");
     });
 }
+
+#[test]
+fn long_messages_stay_as_they_came_while_buffers_are_used_again() {
+    let held = Rc::new(RefCell::new(Vec::new()));
+    let keeper = held.clone();
+    let config = Config::new().max_message_bytes(200_000);
+    let server = Server::new()
+        .config(config)
+        .route("/ws", move |conn: Connection| {
+            let keeper = keeper.clone();
+            async move {
+                while let Ok(message) = conn.read().await {
+                    if message.as_bytes()[0] == b'k' {
+                        keeper.borrow_mut().push(message.clone());
+                    }
+                    conn.write(message).await?;
+                }
+                Ok::<(), Closed>(())
+            }
+        });
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut client = Raw::open_holding(&server, "/ws", MIB).await;
+        let mut kept = Vec::new();
+        for round in 0..20_u8 {
+            // One right behind the other, so that none may take what is the next one's.
+            let messages: Vec<_> = [100_000, 97_000, 30_000, 10, 99_999, 150_000, 29_000]
+                .into_iter()
+                .zip(b'a' + round..)
+                .map(|(len, byte)| (if len % 2 == 0 { TEXT } else { BINARY }, vec![byte; len]))
+                .collect();
+            let frames = messages
+                .iter()
+                .flat_map(|(opcode, payload)| frame(*opcode, payload));
+            client.send(frames.collect::<Vec<_>>()).await;
+            for message in &messages {
+                assert!(client.read_frame().await == *message, "round {round}");
+            }
+            kept.extend(
+                messages
+                    .into_iter()
+                    .filter(|(_, payload)| payload[0] == b'k'),
+            );
+        }
+        for (message, (_, payload)) in held.borrow().iter().zip(&kept) {
+            assert!(message.as_bytes() == payload);
+        }
+        assert_eq!(held.borrow().len(), kept.len());
+        let in_use = stats.snapshot().memory_used_bytes;
+        assert!(in_use > 100_000, "{in_use} bytes");
+        until(&stats, |stats| stats.memory_used_bytes < 20_000).await;
+    });
+}

@@ -1037,6 +1037,8 @@ impl Run {
                 "a handler outlives its connection"
             );
             self.seen.kept.take();
+            // So long buffers are kept for the messages to come.
+            self.pass(millis(2000));
             assert_eq!(
                 self.stats.snapshot().memory_used_bytes,
                 0,
