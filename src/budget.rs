@@ -341,6 +341,8 @@ impl Account {
     /// handler's own handles.
     pub(crate) fn retire(&self) {
         self.budget.accounts.borrow_mut().remove(&self.id);
+        // It would keep the task's memory.
+        self.shedding.clear();
         if self.shed.take() {
             let returning = &self.budget.returning;
             returning.set(returning.get() - self.held.get());
@@ -443,5 +445,59 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.set(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        pin::pin,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        task::{Context, Wake, Waker},
+    };
+
+    #[derive(Default)]
+    struct Told(AtomicBool);
+
+    impl Wake for Told {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_is_shed_is_told_where_it_waits_now() {
+        let budget = Rc::new(Budget::default());
+        budget.set_limit(1000);
+        let account = budget.open(100).unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut before = pin!(account.shed());
+        assert!(before.as_mut().poll(&mut cx).is_pending());
+        let told = Arc::new(Told::default());
+        let waker = Waker::from(told.clone());
+        let mut now = pin!(account.shed());
+        let mut cx = Context::from_waker(&waker);
+        assert!(now.as_mut().poll(&mut cx).is_pending());
+        account.add(1000);
+        assert!(account.is_shed() && told.0.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn an_account_that_retires_keeps_nobody_awake() {
+        let budget = Rc::new(Budget::default());
+        budget.set_limit(1000);
+        let account = budget.open(100).unwrap();
+        let told = Arc::new(Told::default());
+        let waker = Waker::from(told.clone());
+        let mut shed = pin!(account.shed());
+        let mut cx = Context::from_waker(&waker);
+        assert!(shed.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(Arc::strong_count(&told), 3);
+        account.retire();
+        assert_eq!(Arc::strong_count(&told), 2);
     }
 }

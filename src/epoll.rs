@@ -188,7 +188,8 @@ impl Source {
 
 #[derive(Debug)]
 struct Direction {
-    ready: Cell<bool>,
+    /// There was no more at the last attempt, and nothing was told since.
+    spent: Cell<bool>,
     /// Nothing is told any more: it stays ready.
     last: Cell<bool>,
     waiting: Slot,
@@ -199,7 +200,7 @@ impl Direction {
     /// Ready until it is found that it is not.
     fn new() -> Self {
         Self {
-            ready: Cell::new(true),
+            spent: Cell::new(false),
             last: Cell::new(false),
             waiting: Slot::default(),
             turn: Turn::default(),
@@ -208,8 +209,12 @@ impl Direction {
 
     fn tell(&self, last: bool) {
         self.last.set(self.last.get() || last);
-        self.ready.set(true);
+        self.spent.set(false);
         self.waiting.wake();
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.spent.get() || self.last.get()
     }
 
     /// Runs `operation` when it may succeed.
@@ -218,9 +223,12 @@ impl Direction {
         cx: &mut Context<'_>,
         mut operation: impl FnMut() -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        while self.ready.get() {
+        while self.is_ready() {
             match operation() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready.set(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.spent.set(true);
+                    self.last.set(false);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),
             }
@@ -238,8 +246,8 @@ impl Direction {
     ) -> Poll<io::Result<usize>> {
         let result = self.poll(cx, operation);
         // It took all there was: the next one would block, unless nothing more will be told.
-        if matches!(result, Poll::Ready(Ok(count)) if count < len) && !self.last.get() {
-            self.ready.set(false);
+        if matches!(result, Poll::Ready(Ok(count)) if count < len) {
+            self.spent.set(true);
         }
         result
     }
@@ -349,11 +357,16 @@ where
     /// Ready unless it is known that there is nothing to read.
     pub(crate) fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()> {
         let reading = &self.source.reading;
-        if reading.ready.get() {
+        if reading.is_ready() {
             return Poll::Ready(());
         }
         reading.waiting.sleep(cx);
         Poll::Pending
+    }
+
+    /// Whether all that came was read, as far as it was told.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.source.reading.spent.get()
     }
 
     pub(crate) fn poll_write(

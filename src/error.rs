@@ -103,9 +103,6 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    /// The most that an answer with its words takes, head and all.
-    pub(crate) const MAX_ANSWER_BYTES: usize = 2 * 1024;
-
     pub(crate) fn status(&self) -> u16 {
         match self {
             Self::BadRequest(_) => 400,

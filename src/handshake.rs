@@ -30,18 +30,16 @@ pub(crate) fn judge(
 ) -> Result<Verdict, Refusal> {
     let handler = routes.handlers.find(request.path());
     let page = routes.pages.find(request.path());
-    let wants_upgrade = request
-        .header_list("upgrade")
-        .any(|name| name.eq_ignore_ascii_case("websocket"));
+    let fields = Fields::of(request);
 
     match (handler, page) {
-        (Some((_, handler)), _) if wants_upgrade => {
-            let key = check_upgrade(request, config)?;
+        (Some((_, handler)), _) if fields.upgrades => {
+            let key = check_upgrade(request, &fields, config)?;
             let subprotocol = choose_subprotocol(request, config);
-            let mut answer = format!(
-                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n",
-                derive_accept_key(key.as_bytes()),
-            );
+            let mut answer = String::with_capacity(256);
+            answer += "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
+            answer += &derive_accept_key(key.as_bytes());
+            answer += "\r\n";
             if let Some(name) = subprotocol {
                 answer += "Sec-WebSocket-Protocol: ";
                 answer += name;
@@ -76,8 +74,77 @@ pub(crate) fn judge(
     }
 }
 
+/// What a request says in those of its fields that a handshake has to do with, found in one look at all of them.
+#[derive(Default)]
+struct Fields<'a> {
+    host: Field<'a>,
+    /// `Upgrade` names the WebSocket.
+    upgrades: bool,
+    /// `Connection` names the upgrade.
+    connects: bool,
+    version: Field<'a>,
+    key: Field<'a>,
+    origin: Field<'a>,
+    /// Bytes follow that are not a head of their own.
+    has_body: bool,
+}
+
+/// A field that should be there once.
+#[derive(Default)]
+struct Field<'a> {
+    first: Option<&'a str>,
+    repeated: bool,
+}
+
+impl<'a> Field<'a> {
+    fn add(&mut self, value: &'a str) {
+        self.repeated = self.first.is_some();
+        self.first.get_or_insert(value);
+    }
+
+    fn only(&self) -> Option<&'a str> {
+        self.first.filter(|_| !self.repeated)
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn of(request: &'a Request) -> Self {
+        let mut fields = Self::default();
+        for (name, value) in request.headers() {
+            let is = |known: &str| name.eq_ignore_ascii_case(known);
+            if is("host") {
+                fields.host.add(value);
+            } else if is("upgrade") {
+                fields.upgrades |= has_member(value, "websocket");
+            } else if is("connection") {
+                fields.connects |= has_member(value, "upgrade");
+            } else if is("sec-websocket-version") {
+                fields.version.add(value);
+            } else if is("sec-websocket-key") {
+                fields.key.add(value);
+            } else if is("origin") {
+                fields.origin.add(value);
+            } else if is("transfer-encoding") || is("content-length") && value != "0" {
+                fields.has_body = true;
+            }
+        }
+        fields
+    }
+}
+
+/// Whether a list has this member, in any case (RFC 9110 5.6.1).
+fn has_member(list: &str, member: &str) -> bool {
+    list.as_bytes()
+        .split(|byte| *byte == b',')
+        .any(|other| other.trim_ascii().eq_ignore_ascii_case(member.as_bytes()))
+}
+
 /// Checks what RFC 6455 4.2.1 demands of a handshake, and who it is from. Gives its key.
-fn check_upgrade<'a>(request: &'a Request, config: &Config) -> Result<&'a str, Refusal> {
+fn check_upgrade<'a>(
+    request: &Request,
+    fields: &Fields<'a>,
+    config: &Config,
+) -> Result<&'a str, Refusal> {
     if request.method() != "GET" {
         return Err(Refusal::MethodNotAllowed("GET"));
     }
@@ -86,30 +153,27 @@ fn check_upgrade<'a>(request: &'a Request, config: &Config) -> Result<&'a str, R
             "a WebSocket handshake is HTTP/1.1 (RFC 6455 4.1)",
         ));
     }
-    if !request
-        .header_list("connection")
-        .any(|name| name.eq_ignore_ascii_case("upgrade"))
-    {
+    if !fields.connects {
         return Err(Refusal::BadRequest(
             "the Connection header lacks Upgrade: a proxy on the way may have dropped it (RFC 6455 4.2.1)",
         ));
     }
-    if !request.header_values("sec-websocket-version").eq(["13"]) {
+    if fields.version.only() != Some("13") {
         return Err(Refusal::WrongVersion);
     }
-    if request.has_body() {
+    if fields.has_body {
         return Err(Refusal::BadRequest("a WebSocket handshake has no body"));
     }
-    if !origin_may_connect(request, config) {
+    if !origin_may_connect(fields, config) {
         return Err(Refusal::ForeignOrigin);
     }
-    let mut keys = request.header_values("sec-websocket-key");
-    match (keys.next(), keys.next()) {
-        (Some(key), None) if is_key(key) => Ok(key),
-        _ => Err(Refusal::BadRequest(
+    fields
+        .key
+        .only()
+        .filter(|key| is_key(key))
+        .ok_or(Refusal::BadRequest(
             "a WebSocket handshake has one Sec-WebSocket-Key: 16 bytes in base64 (RFC 6455 4.1)",
-        )),
-    }
+        ))
 }
 
 /// 16 bytes in base64 are 22 characters, of which the last has 4 bits that say nothing, and two signs of padding.
@@ -123,12 +187,11 @@ fn is_key(key: &str) -> bool {
     })
 }
 
-fn origin_may_connect(request: &Request, config: &Config) -> bool {
-    let mut origins = request.header_values("origin");
-    let Some(origin) = origins.next() else {
+fn origin_may_connect(fields: &Fields<'_>, config: &Config) -> bool {
+    let Some(origin) = fields.origin.first else {
         return true;
     };
-    let same_host = || match (request.header("host"), origin.split_once("://")) {
+    let same_host = || match (fields.host.first, origin.split_once("://")) {
         (Some(host), Some((scheme, origin_host))) => {
             let port = default_port(scheme);
             without_port(host, port).eq_ignore_ascii_case(without_port(origin_host, port))
@@ -137,7 +200,7 @@ fn origin_may_connect(request: &Request, config: &Config) -> bool {
     };
     match &config.origins {
         Origins::Any => true,
-        _ if origins.next().is_some() => false,
+        _ if fields.origin.repeated => false,
         Origins::SameHost => same_host(),
         Origins::Also(list) => {
             same_host() || list.iter().any(|listed| is_same_origin(listed, origin))

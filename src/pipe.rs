@@ -119,6 +119,11 @@ impl Pipe {
         Poll::Ready(Ok(count))
     }
 
+    /// Whether all that came was read.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.incoming.borrow().bytes.is_empty()
+    }
+
     /// How many bytes were written that the other end has not read.
     pub(crate) fn unread(&self) -> usize {
         self.outgoing.borrow().bytes.len()

@@ -135,6 +135,11 @@ where
         Poll::Ready(())
     }
 
+    /// Whether all that came was read, as far as it was told: nobody tells here.
+    pub(crate) fn is_drained(&self) -> bool {
+        false
+    }
+
     pub(crate) fn poll_write(
         &self,
         cx: &mut Context<'_>,

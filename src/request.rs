@@ -1,8 +1,9 @@
 //! One HTTP/1.1 request head in, under a byte cap (RFC 9112).
 
 use crate::{budget::Charge, close::beginning, error::Refusal, socket::Socket};
+use futures_lite::{future, ready};
 use httparse::Status;
-use std::{fmt, net::SocketAddr, ops::Range};
+use std::{fmt, iter, mem::MaybeUninit, net::SocketAddr, ops::Range, task::Poll};
 
 /// More header fields than this get 431. Browsers send about 15.
 const MAX_HEADERS: usize = 64;
@@ -12,12 +13,15 @@ const MAX_HEADERS: usize = 64;
 /// It keeps the head as it arrived, up to [`max_head_bytes`](crate::Config::max_head_bytes).
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// Of which it is known that it is well formed. Its fields are looked for when they are asked for: nearly all that are
+    /// needed are needed once, and an index of them took more than they did.
     head: Box<str>,
-    method: Range<usize>,
-    path: Range<usize>,
-    query: Option<Range<usize>>,
+    method: Range<u32>,
+    path: Range<u32>,
+    target_end: u32,
+    /// Where the header fields begin.
+    fields: u32,
     http_1_1: bool,
-    headers: Box<[(Range<usize>, Range<usize>)]>,
     peer_addr: Option<SocketAddr>,
     pub(crate) subprotocol: Option<Box<str>>,
 }
@@ -25,17 +29,22 @@ pub struct Request {
 impl Request {
     /// The method, such as `GET`.
     pub fn method(&self) -> &str {
-        &self.head[self.method.clone()]
+        self.part(&self.method)
     }
 
     /// The path as it was sent, without the query and with its percent-encoding: `/ws`.
     pub fn path(&self) -> &str {
-        &self.head[self.path.clone()]
+        self.part(&self.path)
     }
 
     /// What follows the `?` of the address, as it was sent, or `None` without one.
     pub fn query(&self) -> Option<&str> {
-        self.query.clone().map(|range| &self.head[range])
+        self.part(&(self.path.end..self.target_end))
+            .strip_prefix('?')
+    }
+
+    fn part(&self, part: &Range<u32>) -> &str {
+        &self.head[part.start as usize..part.end as usize]
     }
 
     /// The value of the first header field of this name, in any case, or `None`.
@@ -45,9 +54,14 @@ impl Request {
 
     /// All header fields, name and value, in their order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.headers
-            .iter()
-            .map(|(name, value)| (&self.head[name.clone()], &self.head[value.clone()]))
+        let mut rest = &self.head[self.fields as usize..];
+        iter::from_fn(move || {
+            // An empty line ends them.
+            let (name, after) = split_at_byte(rest, b':')?;
+            let (value, after) = split_at_byte(after, b'\n')?;
+            rest = after;
+            Some((name, value.trim_ascii()))
+        })
     }
 
     /// The address at the other end of the socket: the client, or the proxy that it came through. `None` where
@@ -82,19 +96,11 @@ impl Request {
 
     /// What it keeps allocated, in bytes.
     fn allocated(&self) -> usize {
-        self.head.len() + size_of_val(&*self.headers)
+        self.head.len()
     }
 
     pub(crate) fn is_http_1_1(&self) -> bool {
         self.http_1_1
-    }
-
-    /// Whether bytes that are not a head of their own follow.
-    pub(crate) fn has_body(&self) -> bool {
-        self.header("transfer-encoding").is_some()
-            || self
-                .header_values("content-length")
-                .any(|value| value != "0")
     }
 
     /// Takes the head from the front of `bytes`, with its length; `None` if it is not complete.
@@ -102,9 +108,9 @@ impl Request {
         bytes: &[u8],
         peer_addr: Option<SocketAddr>,
     ) -> Result<Option<(Self, usize)>, Refusal> {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut parsed = httparse::Request::new(&mut headers);
-        let len = match parsed.parse(bytes) {
+        let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut parsed = httparse::Request::new(&mut []);
+        let len = match parsed.parse_with_uninit_headers(bytes, &mut headers) {
             Ok(Status::Complete(len)) => len,
             Ok(Status::Partial) => return Ok(None),
             Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
@@ -117,45 +123,57 @@ impl Request {
             return Ok(None);
         };
 
-        let range = |part: &[u8]| {
-            let start = part.as_ptr() as usize - bytes.as_ptr() as usize;
-            start..start + part.len()
-        };
-        // A client of a proxy names the whole address (RFC 9112 3.2.2).
         let origin_form = match target.split_once("://") {
+            _ if target.starts_with('/') => target,
+            // A client of a proxy names the whole address (RFC 9112 3.2.2).
             Some(("http" | "https" | "ws" | "wss", rest)) => {
                 rest.find(['/', '?', '#']).map_or("", |end| &rest[end..])
             }
             _ => target,
         };
-        if !origin_form.starts_with('/') || origin_form.contains('#') {
+        if !origin_form.starts_with('/') || origin_form.as_bytes().contains(&b'#') {
             return Err(Refusal::BadRequest("the request target is not a path"));
         }
-        let (path, query) = match origin_form.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (origin_form, None),
-        };
-        let request = Self {
-            method: range(method.as_bytes()),
-            path: range(path.as_bytes()),
-            query: query.map(|query| range(query.as_bytes())),
-            http_1_1: parsed.version == Some(1),
-            headers: parsed
-                .headers
-                .iter()
-                .map(|header| (range(header.name.as_bytes()), range(header.value)))
-                .collect(),
-            head: head.into(),
-            peer_addr,
-            subprotocol: None,
-        };
-        if request.is_http_1_1() && request.header_values("host").count() != 1 {
+        let path = split_at_byte(origin_form, b'?').map_or(origin_form, |(path, _)| path);
+        let hosts = parsed
+            .headers
+            .iter()
+            .filter(|field| field.name.eq_ignore_ascii_case("host"));
+        if parsed.version == Some(1) && hosts.count() != 1 {
             return Err(Refusal::BadRequest(
                 "a request has one Host header (RFC 9112 3.2)",
             ));
         }
+        let fields = match parsed.headers {
+            [first, ..] => range(head, first.name)?.start,
+            [] => range(head, &head[len..])?.start,
+        };
+        let request = Self {
+            method: range(head, method)?,
+            path: range(head, path)?,
+            target_end: range(head, origin_form)?.end,
+            fields,
+            http_1_1: parsed.version == Some(1),
+            head: head.into(),
+            peer_addr,
+            subprotocol: None,
+        };
         Ok(Some((request, len)))
     }
+}
+
+/// What is before the first of these bytes, and what is behind it. A standard search has to look for any character.
+fn split_at_byte(text: &str, byte: u8) -> Option<(&str, &str)> {
+    debug_assert!(byte.is_ascii());
+    let at = text.bytes().position(|other| other == byte)?;
+    Some((&text[..at], &text[at + 1..]))
+}
+
+/// Where a part of the head is in it.
+fn range(head: &str, part: &str) -> Result<Range<u32>, Refusal> {
+    let start = part.as_ptr() as usize - head.as_ptr() as usize;
+    let place = |at: usize| u32::try_from(at).map_err(|_| Refusal::HeadTooLarge);
+    Ok(place(start)?..place(start + part.len())?)
 }
 
 fn what_is_wrong(error: httparse::Error) -> &'static str {
@@ -195,25 +213,39 @@ pub(crate) async fn read(
     max_head_bytes: usize,
     charge: &mut Charge,
 ) -> Result<(Request, Vec<u8>), Unread> {
+    /// Nearly every head comes whole, and in one read of so much: then it is nowhere kept but in the request.
     const READ_BYTES: usize = 1024;
-    let mut bytes = Vec::new();
-    loop {
-        let filled = bytes.len();
-        bytes.resize((filled + READ_BYTES).min(max_head_bytes), 0);
-        charge.set(bytes.capacity());
-        match socket.read(&mut bytes[filled..]).await {
-            Ok(count @ 1..) => bytes.truncate(filled + count),
-            Ok(0) | Err(_) => return Err(Unread::Gone),
+    let mut kept = Vec::new();
+    future::poll_fn(|cx| {
+        loop {
+            let mut fresh = [0; READ_BYTES];
+            let room = READ_BYTES.min(max_head_bytes - kept.len());
+            let fresh = match ready!(socket.poll_read(cx, &mut fresh[..room])) {
+                Ok(count @ 1..) => &fresh[..count],
+                Ok(0) | Err(_) => return Poll::Ready(Err(Unread::Gone)),
+            };
+            let mut bytes = fresh;
+            if !kept.is_empty() {
+                kept.extend(fresh);
+                bytes = &kept;
+            }
+            if let Some((request, len)) =
+                Request::parse(bytes, peer_addr).map_err(Unread::Refused)?
+            {
+                let rest = bytes[len..].to_vec();
+                charge.set(request.allocated() + rest.capacity());
+                return Poll::Ready(Ok((request, rest)));
+            }
+            if bytes.len() == max_head_bytes {
+                return Poll::Ready(Err(Unread::Refused(Refusal::HeadTooLarge)));
+            }
+            if kept.is_empty() {
+                kept.extend(fresh);
+            }
+            charge.set(kept.capacity());
         }
-        if let Some((request, len)) = Request::parse(&bytes, peer_addr).map_err(Unread::Refused)? {
-            let rest = bytes.split_off(len);
-            charge.set(request.allocated() + rest.capacity());
-            return Ok((request, rest));
-        }
-        if bytes.len() == max_head_bytes {
-            return Err(Unread::Refused(Refusal::HeadTooLarge));
-        }
-    }
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -236,6 +268,30 @@ mod tests {
             request.header_list("connection").collect::<Vec<_>>(),
             ["keep-alive", "Upgrade", "x"]
         );
+    }
+
+    #[test]
+    fn fields_are_found_as_they_were_judged() {
+        let head = "\r\nGET /?: HTTP/1.1\nHost: \t a:80 \t\r\nEmpty:\r\nX:b: \u{fc}\n\r\n";
+        let (request, len) = parse(head).unwrap().unwrap();
+        assert_eq!(len, head.len());
+        assert_eq!((request.method(), request.query()), ("GET", Some(":")));
+        assert_eq!(
+            request.headers().collect::<Vec<_>>(),
+            [("Host", "a:80"), ("Empty", ""), ("X", "b: \u{fc}")]
+        );
+    }
+
+    #[test]
+    fn an_empty_query_is_one() {
+        let query = |target: &str| {
+            let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let (request, _) = parse(&head).unwrap().unwrap();
+            request.query().map(str::to_owned)
+        };
+        assert_eq!(query("/"), None);
+        assert_eq!(query("/?"), Some(String::new()));
+        assert_eq!(query("http://a/b?c?d"), Some("c?d".to_owned()));
     }
 
     #[test]

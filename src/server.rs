@@ -96,9 +96,11 @@ impl Server {
         F: Future<Output = std::result::Result<(), E>> + 'static,
         E: Into<Box<dyn error::Error>>,
     {
+        let handler = Rc::new(handler);
         let handler: Handler = Rc::new(move |conn| {
-            let handling = handler(conn);
-            Box::pin(async { handling.await.map_err(Into::into) })
+            let handler = handler.clone();
+            // Called within, or its future would have room for itself twice.
+            Box::pin(async move { handler(conn).await.map_err(Into::into) })
         });
         self.routes.handlers.add(path, handler);
         self
@@ -267,7 +269,7 @@ impl ShutdownHandle {
 }
 
 /// What an idle connection has allocated: its futures, its link, its request. Measured.
-const CONNECTION_BYTES: usize = 9 * 1024;
+const CONNECTION_BYTES: usize = 3 * 1024;
 
 /// What all tasks of a running server share.
 struct House {
@@ -311,7 +313,8 @@ impl House {
         }
     }
 
-    fn count_refusal(&self, peer: Option<SocketAddr>, refusal: &Refusal) {
+    /// Counts a refusal, and gives its words.
+    fn refusal(&self, peer: Option<SocketAddr>, refusal: &Refusal, with_body: bool) -> Vec<u8> {
         self.stats.count_refused(refusal);
         // It may quote what the client said.
         let words = refusal.to_string();
@@ -321,6 +324,7 @@ impl House {
             refusal.status(),
             words.escape_debug()
         );
+        Response::from(refusal).into_bytes(with_body)
     }
 
     fn close_going_away(link: &Link) {
@@ -343,7 +347,7 @@ struct Seats {
 /// A connection's place under the limits, given back when it is dropped.
 struct Seat {
     house: Rc<House>,
-    network: Option<IpAddr>,
+    peer: Option<SocketAddr>,
     account: Rc<Account>,
 }
 
@@ -361,11 +365,7 @@ impl Seat {
         if seats.taken.get() >= config.max_connections {
             return Err(Refusal::Full);
         }
-        // Counted only where there is a limit.
-        let network = config
-            .max_connections_per_ip
-            .and(peer)
-            .map(|peer| network(peer.ip()));
+        let network = counted_network(config, peer);
         if let (Some(network), Some(max)) = (network, config.max_connections_per_ip) {
             let by_network = seats.by_network.borrow();
             if by_network.get(&network).is_some_and(|count| *count >= max) {
@@ -382,7 +382,7 @@ impl Seat {
         seats.taken.set(seats.taken.get() + 1);
         Ok(Self {
             house: house.clone(),
-            network,
+            peer,
             account,
         })
     }
@@ -391,7 +391,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let seats = &self.house.seats;
-        if let Some(network) = self.network {
+        if let Some(network) = counted_network(&self.house.config, self.peer) {
             let mut by_network = seats.by_network.borrow_mut();
             if let Some(count) = by_network.get_mut(&network) {
                 *count -= 1;
@@ -403,6 +403,12 @@ impl Drop for Seat {
         seats.taken.set(seats.taken.get() - 1);
         seats.left.notify(usize::MAX);
     }
+}
+
+/// Only where there is a limit.
+fn counted_network(config: &Config, peer: Option<SocketAddr>) -> Option<IpAddr> {
+    let counted = config.max_connections_per_ip.and(peer);
+    counted.map(|peer| network(peer.ip()))
 }
 
 /// An IPv6 customer has a whole /64, so that is what counts as one address.
@@ -433,13 +439,14 @@ async fn accept(house: &Rc<House>, incoming: &Incoming, executor: &LocalExecutor
         }
         match accepted {
             Ok((socket, peer)) => match Seat::take(house, peer) {
-                Ok(seat) => executor.spawn(admit(seat, socket, peer)).detach(),
+                Ok(seat) => executor.spawn(admit(seat, socket)).detach(),
                 Err(refusal) if turned_away.get() < MAX_TURNED_AWAY => {
                     let (house, turned_away) = (house.clone(), turned_away.clone());
                     turned_away.set(turned_away.get() + 1);
                     executor
                         .spawn(async move {
-                            refuse(&house, &socket, peer, &refusal, true).await;
+                            let words = house.refusal(peer, &refusal, true);
+                            answer(&socket, &words, &house.config).await;
                             turned_away.set(turned_away.get() - 1);
                         })
                         .detach();
@@ -466,104 +473,152 @@ async fn accept(house: &Rc<House>, incoming: &Incoming, executor: &LocalExecutor
 }
 
 /// Runs one accepted socket from its request to its end.
-async fn admit(seat: Seat, socket: Socket, peer: Option<SocketAddr>) {
-    let house = &seat.house;
-    let config = &house.config;
-    // For the head, or the answer to it.
-    let mut charge = Charge::new(seat.account.clone());
-    let head = future::or(
-        async {
-            let reading = request::read(&socket, peer, config.max_head_bytes, &mut charge);
-            match reactor::timeout(config.handshake_timeout, reading).await {
-                Some(read) => read,
-                None => Err(Unread::Refused(Refusal::Timeout)),
-            }
-        },
-        async {
-            house.shutdown.0.wait().await;
-            Err(Unread::Refused(Refusal::ShuttingDown))
-        },
-    );
-    let head = future::or(head, async {
-        seat.account.shed().await;
-        Err(Unread::Refused(Refusal::OutOfMemory))
-    });
-    let (mut request, already_read) = match head.await {
-        Ok(read) => read,
-        Err(Unread::Refused(refusal)) => {
-            charge.set(Refusal::MAX_ANSWER_BYTES);
-            let refusing = refuse(house, &socket, peer, &refusal, true);
-            return future::or(refusing, seat.account.shed()).await;
-        }
-        Err(Unread::Gone) => {
-            return log::debug!("{} went away before its request was complete", Peer(peer));
-        }
-    };
-
-    match handshake::judge(&request, &house.routes, config) {
-        Ok(Verdict::Upgrade {
-            handler,
-            answer,
-            subprotocol,
-        }) => {
-            request.subprotocol = subprotocol;
-            if !write_all(&socket, answer.as_bytes(), config).await {
-                return;
-            }
-            let frames_out = Rc::new(FrameWriter::new(
-                socket,
-                house.scratch.clone(),
-                seat.account.clone(),
-            ));
-            let frames_in = FrameReader::new(
-                frames_out.clone(),
-                already_read,
-                FrameLimits {
-                    max_message_bytes: config.max_message_bytes,
-                    max_fragments: config.max_fragments,
-                },
-                seat.account.clone(),
-            );
-            let account = seat.account.clone();
-            let link = Rc::new(Link::new(&house.links, &frames_out, account, config));
-            let open = house.links.enter(link.clone());
-            if house.shutdown.0.is_set() {
-                House::close_going_away(&link);
-            }
-            connection::run(open, request, frames_in, frames_out, &handler, config).await;
-        }
-        Ok(Verdict::Answer(response)) => {
-            log::debug!(
-                "{} {} {}",
-                Peer(peer),
-                response.status(),
-                request.shown_path()
-            );
-            let bytes = response.into_bytes(request.method() != "HEAD");
-            charge.set(bytes.capacity());
-            future::or(answer(&socket, &bytes, config), seat.account.shed()).await;
-        }
-        Err(refusal) => {
-            let with_body = request.method() != "HEAD";
-            drop(request);
-            // No words of ours are longer.
-            charge.set(Refusal::MAX_ANSWER_BYTES);
-            let refusing = refuse(house, &socket, peer, &refusal, with_body);
-            future::or(refusing, seat.account.shed()).await;
-        }
+fn admit(seat: Seat, socket: Socket) -> impl Future<Output = ()> {
+    let scratch = seat.house.scratch.clone();
+    let frames_out = Rc::new(FrameWriter::new(socket, scratch, seat.account.clone()));
+    // An async function would have room for its arguments twice.
+    async move {
+        let Some((admitted, _charge)) = shake_hands(&seat, frames_out.socket()).await else {
+            return;
+        };
+        connect(&seat, frames_out, admitted).await;
     }
 }
 
-async fn refuse(
-    house: &House,
-    socket: &Socket,
-    peer: Option<SocketAddr>,
-    refusal: &Refusal,
-    with_body: bool,
-) {
-    house.count_refusal(peer, refusal);
-    let bytes = Response::from(refusal).into_bytes(with_body);
-    answer(socket, &bytes, &house.config).await;
+/// Makes a connection of a client that was let in. What it is made of has no room in its future.
+fn connect<'a>(
+    seat: &'a Seat,
+    frames_out: Rc<FrameWriter>,
+    admitted: Admitted,
+) -> impl Future<Output = ()> + use<'a> {
+    let (house, account) = (&seat.house, &seat.account);
+    let config = &house.config;
+    let limits = FrameLimits {
+        max_message_bytes: config.max_message_bytes,
+        max_fragments: config.max_fragments,
+    };
+    let (writer, account) = (frames_out.clone(), account.clone());
+    let frames_in = FrameReader::new(writer, admitted.already_read, limits, account.clone());
+    let link = Link::new(&house.links, &frames_out, account, config);
+    let open = house.links.enter(Rc::new(link));
+    if house.shutdown.0.is_set() {
+        House::close_going_away(open.link());
+    }
+    connection::run(
+        open,
+        admitted.request,
+        frames_in,
+        frames_out,
+        &admitted.handler,
+        config,
+    )
+}
+
+/// A client that is let in.
+struct Admitted {
+    request: Request,
+    /// What came behind the request.
+    already_read: Vec<u8>,
+    handler: Handler,
+}
+
+/// What a request leads to, and the answer to it.
+enum Outcome {
+    Welcome(Admitted, Charge, String),
+    Answer(Vec<u8>, Charge),
+    Gone,
+}
+
+/// Reads a request and answers it. `None` if that was all. The charge is for the request and what came behind it.
+async fn shake_hands(seat: &Seat, socket: &Socket) -> Option<(Admitted, Charge)> {
+    let config = &seat.house.config;
+    // For the head, or the answer to it.
+    let mut charge = Charge::new(seat.account.clone());
+    let head = read_head(seat, socket, &mut charge).await;
+    let (admitted, charge, welcome) = match judge(seat, head, charge) {
+        Outcome::Welcome(admitted, charge, words) => (admitted, charge, words),
+        Outcome::Answer(bytes, _charge) => {
+            let answering = future::or(answer(socket, &bytes, config), seat.account.shed());
+            // Allocated, or every connection's future would be larger all its life.
+            Box::pin(answering).await;
+            return None;
+        }
+        Outcome::Gone => return None,
+    };
+    let written = write_all(socket, welcome.as_bytes(), config).await;
+    written.then_some((admitted, charge))
+}
+
+type Head = std::result::Result<(Request, Vec<u8>), Unread>;
+
+fn judge(seat: &Seat, head: Head, mut charge: Charge) -> Outcome {
+    let (house, peer) = (&seat.house, seat.peer);
+    let bytes = match head {
+        Ok((mut request, already_read)) => {
+            match handshake::judge(&request, &house.routes, &house.config) {
+                Ok(Verdict::Upgrade {
+                    handler,
+                    answer,
+                    subprotocol,
+                }) => {
+                    request.subprotocol = subprotocol;
+                    let admitted = Admitted {
+                        request,
+                        already_read,
+                        handler,
+                    };
+                    return Outcome::Welcome(admitted, charge, answer);
+                }
+                Ok(Verdict::Answer(response)) => {
+                    log::debug!(
+                        "{} {} {}",
+                        Peer(peer),
+                        response.status(),
+                        request.shown_path()
+                    );
+                    response.into_bytes(request.method() != "HEAD")
+                }
+                Err(refusal) => house.refusal(peer, &refusal, request.method() != "HEAD"),
+            }
+        }
+        Err(Unread::Refused(refusal)) => house.refusal(peer, &refusal, true),
+        Err(Unread::Gone) => {
+            log::debug!("{} went away before its request was complete", Peer(peer));
+            return Outcome::Gone;
+        }
+    };
+    charge.set(bytes.capacity());
+    Outcome::Answer(bytes, charge)
+}
+
+/// Reads a request, with all that can keep one from it.
+async fn read_head(seat: &Seat, socket: &Socket, charge: &mut Charge) -> Head {
+    let house = &seat.house;
+    let config = &house.config;
+    let reading = request::read(socket, seat.peer, config.max_head_bytes, charge);
+    let mut reading = pin!(reading);
+    // Mostly it is there at once.
+    if let Some(read) = future::poll_once(reading.as_mut()).await {
+        return read;
+    }
+    let read = reactor::timeout(config.handshake_timeout, reading);
+    let refused = async {
+        house.shutdown.0.wait().await;
+        Refusal::ShuttingDown
+    };
+    let refused = future::or(refused, async {
+        seat.account.shed().await;
+        Refusal::OutOfMemory
+    });
+    let waiting = future::or(
+        async {
+            let read = read.await;
+            read.unwrap_or(Err(Unread::Refused(Refusal::Timeout)))
+        },
+        async { Err(Unread::Refused(refused.await)) },
+    );
+    // Allocated for those who wait only.
+    Box::pin(waiting).await
 }
 
 async fn answer(socket: &Socket, bytes: &[u8], config: &Config) {
@@ -575,7 +630,12 @@ async fn answer(socket: &Socket, bytes: &[u8], config: &Config) {
 /// Whether all was written, with `write_timeout` for each step.
 async fn write_all(socket: &Socket, mut bytes: &[u8], config: &Config) -> bool {
     while !bytes.is_empty() {
-        match reactor::timeout(config.write_timeout, socket.write(bytes)).await {
+        let written = match future::poll_once(socket.write(bytes)).await {
+            Some(written) => Some(written),
+            // Allocated for those who wait only.
+            None => Box::pin(reactor::timeout(config.write_timeout, socket.write(bytes))).await,
+        };
+        match written {
             Some(Ok(count)) => bytes = &bytes[count..],
             Some(Err(_)) | None => return false,
         }

@@ -34,6 +34,12 @@ impl Slot {
         }
         self.asleep.set(true);
     }
+
+    /// Lets go of the one that waits, and of what its waker keeps.
+    pub(crate) fn clear(&self) {
+        self.asleep.set(false);
+        self.waker.take();
+    }
 }
 
 /// One of several who wait, as long as it does.

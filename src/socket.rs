@@ -27,6 +27,8 @@ pub(crate) struct Socket {
     stream: Stream,
     heard: Cell<bool>,
     written: Cell<u64>,
+    /// The peer has said its last, and so little was written that all of it was sent at once.
+    parted: Cell<bool>,
     /// For what is still to be sent when this is dropped.
     patience: Duration,
 }
@@ -45,6 +47,7 @@ impl Socket {
             patience,
             heard: Cell::default(),
             written: Cell::default(),
+            parted: Cell::default(),
         }
     }
 
@@ -143,6 +146,25 @@ impl Socket {
         }
     }
 
+    /// Whether the stream can just be dropped now that the peer has said its last, such as a Close: where bytes lie unread it has
+    /// to be [ended](Self::end).
+    ///
+    /// That the peer was there a moment ago also means that nothing has to be done about what is still on its way, if that
+    /// is little.
+    pub(crate) fn part(&self) -> bool {
+        /// No more than a connection may have on its way from its first moment on (RFC 6928).
+        const LITTLE_BYTES: u64 = 4 * 1024;
+
+        let drained = match &self.stream {
+            Stream::Tcp(io) => io.is_drained(),
+            #[cfg(feature = "testing")]
+            Stream::Pipe(pipe) => pipe.is_drained(),
+        };
+        self.parted
+            .set(drained && self.written.get() <= LITTLE_BYTES);
+        drained
+    }
+
     /// Ends the stream so that the peer gets all that was written: a socket that is closed with bytes unread
     /// resets the connection, and the reset can overtake them. Waits for the peer's end of the stream.
     pub(crate) async fn end(&self) {
@@ -172,9 +194,8 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         match &self.stream {
-            Stream::Tcp(io) => tcp::limit_rest(io.get_ref(), self.patience),
-            #[cfg(feature = "testing")]
-            Stream::Pipe(_) => {}
+            Stream::Tcp(io) if !self.parted.get() => tcp::limit_rest(io.get_ref(), self.patience),
+            _ => {}
         }
     }
 }

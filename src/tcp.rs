@@ -85,6 +85,35 @@ mod tests {
         assert_eq!(sockopt::tcp_user_timeout(&same).unwrap(), 7000);
     }
 
+    /// Whether a peer that said `bye` has parted when so many bytes were read and written, and the limit to what is left
+    /// in milliseconds.
+    fn part(read: usize, written: usize) -> (bool, u32) {
+        let (mut client, server) = pair();
+        let same = server.try_clone().unwrap();
+        client.write_all(b"bye").unwrap();
+        let parted = block_on(async {
+            let socket = Socket::tcp(server, Duration::from_secs(7)).unwrap();
+            socket.read(&mut vec![0; read]).await.unwrap();
+            let mut rest = &vec![0; written][..];
+            while !rest.is_empty() {
+                rest = &rest[socket.write(rest).await.unwrap()..];
+            }
+            socket.part()
+        });
+        (parted.unwrap(), sockopt::tcp_user_timeout(&same).unwrap())
+    }
+
+    #[test]
+    fn a_peer_that_parted_needs_no_limit_to_the_little_that_is_left() {
+        assert_eq!(part(100, 4096), (true, 0));
+        assert_eq!(part(100, 4097), (true, 7000));
+    }
+
+    #[test]
+    fn what_may_be_unread_keeps_a_peer_from_parting() {
+        assert_eq!(part(2, 1), (false, 7000));
+    }
+
     #[test]
     fn what_the_peer_has_no_room_for_is_unacknowledged() {
         let (mut client, mut server) = pair();
