@@ -9,14 +9,14 @@ use crate::{
     budget::Budget,
     close::{CloseCode, Closed},
     framing::{
-        CLOSE, CONTINUATION, FINAL, FrameLimits, Header, Headers, TEXT, broken, split_off, unmask,
-        write_header,
+        CLOSE, CONTINUATION, FINAL, FrameLimits, Header, Headers, PING, PONG, TEXT, broken,
+        split_off, unmask, write_header,
     },
     message::{Message, Text},
     pool,
 };
 use async_tungstenite::tungstenite::{
-    self, WebSocket,
+    WebSocket,
     error::Error,
     protocol::{Role, WebSocketConfig},
 };
@@ -43,11 +43,11 @@ pub(crate) struct Decoder {
     headers: Headers,
     max_message_bytes: usize,
     under_way: UnderWay,
-    /// There while a message in fragments or a control frame is under way.
+    /// There while a message in fragments is under way.
     joiner: Option<Box<Joiner>>,
     /// Has buffers for long messages.
     budget: Rc<Budget>,
-    /// Nothing goes past tungstenite, for a comparison.
+    /// No message goes past tungstenite, for a comparison.
     #[cfg(fuzzing)]
     pub(crate) joins_all: bool,
 }
@@ -56,7 +56,7 @@ pub(crate) struct Decoder {
 enum UnderWay {
     Nothing,
     Message(Partial),
-    Frame(Frame),
+    Fragment(Fragment),
 }
 
 impl Decoder {
@@ -75,16 +75,16 @@ impl Decoder {
     fn goes_past_tungstenite(&self, header: Header) -> bool {
         #[cfg(fuzzing)]
         if self.joins_all {
-            return false;
+            return header.is_control();
         }
-        header.is_whole_message()
+        !header.is_fragment()
     }
 
     /// How much is allocated for what is under way.
     pub(crate) fn allocated_bytes(&self) -> usize {
         let message = match &self.under_way {
             UnderWay::Message(partial) => partial.buffer.capacity(),
-            UnderWay::Nothing | UnderWay::Frame(_) => 0,
+            UnderWay::Nothing | UnderWay::Fragment(_) => 0,
         };
         let joiner = self.joiner.as_ref();
         message + joiner.map_or(0, |joiner| joiner.allocated_bytes())
@@ -130,7 +130,7 @@ impl Decoder {
                     return Ok(());
                 };
                 if !self.goes_past_tungstenite(header) {
-                    self.under_way = UnderWay::Frame(Frame::begin(header));
+                    self.under_way = UnderWay::Fragment(Fragment::begin(header));
                 } else if header.len <= bytes.len() as u64 {
                     #[allow(clippy::cast_possible_truncation, reason = "there are so many bytes")]
                     let payload = split_off(bytes, header.len as usize);
@@ -165,12 +165,12 @@ impl Decoder {
                 self.under_way = UnderWay::Nothing;
                 Ok(Some(message))
             }
-            UnderWay::Frame(frame) => {
+            UnderWay::Fragment(fragment) => {
                 let joiner = self
                     .joiner
                     .get_or_insert_with(|| Box::new(Joiner::new(self.max_message_bytes)));
-                let incoming = joiner.take(frame, bytes)?;
-                if frame.rest() == 0 {
+                let incoming = joiner.take(fragment, bytes)?;
+                if fragment.rest() == 0 {
                     self.under_way = UnderWay::Nothing;
                     if !self.headers.is_message_unfinished() {
                         self.joiner = None;
@@ -182,8 +182,11 @@ impl Decoder {
     }
 }
 
-/// A message that is whole, unmasked.
+/// What has come whole, unmasked.
 fn whole(header: Header, payload: &[u8], budget: &Rc<Budget>) -> Result<Incoming, Closed> {
+    if header.is_control() {
+        return control(header, payload);
+    }
     if header.opcode() == TEXT && !pool::is_long(payload.len()) {
         let text = simdutf8::basic::from_utf8(payload).map_err(|_| not_utf8())?;
         return Ok(Incoming::Message(Message::from(text)));
@@ -200,11 +203,38 @@ fn message(header: Header, payload: Bytes) -> Result<Incoming, Closed> {
     Ok(Incoming::Message(message))
 }
 
+#[cold]
+fn control(header: Header, payload: &[u8]) -> Result<Incoming, Closed> {
+    Ok(match header.opcode() {
+        PING => Incoming::Ping(Bytes::copy_from_slice(payload)),
+        PONG => Incoming::Pong,
+        _ => {
+            let reason = str::from_utf8(payload.get(2..).unwrap_or_default());
+            Incoming::Close {
+                code: close_code(payload)?.unwrap_or(CloseCode::NO_STATUS),
+                reason: reason.map_err(|_| not_utf8())?.to_owned(),
+            }
+        }
+    })
+}
+
+/// The code that a Close begins with (RFC 6455 7.4), if it has come.
+fn close_code(payload: &[u8]) -> Result<Option<CloseCode>, Closed> {
+    let Some(code) = payload.first_chunk() else {
+        return Ok(None);
+    };
+    let code = u16::from_be_bytes(*code);
+    CloseCode::new(code).map(Some).ok_or_else(|| {
+        let reason = format!("a Close with the code {code}");
+        broken(CloseCode::PROTOCOL_ERROR, &reason)
+    })
+}
+
 fn not_utf8() -> Closed {
     broken(CloseCode::INVALID_PAYLOAD, "text that is not UTF-8")
 }
 
-/// A message in one frame of which not all has come.
+/// A message in one frame, or a control frame, of which not all has come.
 #[derive(Debug)]
 struct Partial {
     header: Header,
@@ -261,34 +291,37 @@ impl Partial {
                 Err(_) => return Err(not_utf8()),
             };
         }
+        if self.header.opcode() == CLOSE {
+            close_code(&self.buffer)?;
+        }
         Ok(())
     }
 
     fn finish(&mut self) -> Result<Incoming, Closed> {
+        if self.header.is_control() {
+            return control(self.header, &self.buffer);
+        }
         let payload = pool::lend(std::mem::take(&mut self.buffer), self.start);
         message(self.header, payload)
     }
 }
 
-/// A frame that goes through tungstenite.
+/// A fragment of a message.
 #[derive(Debug)]
-struct Frame {
+struct Fragment {
     header: Header,
     /// How much of the payload was handed on.
     done: u64,
     /// Whether a header was handed on.
     begun: bool,
-    /// The first two bytes of a Close, as far as they came.
-    close_code: u16,
 }
 
-impl Frame {
+impl Fragment {
     fn begin(header: Header) -> Self {
         Self {
             header,
             done: 0,
             begun: false,
-            close_code: 0,
         }
     }
 
@@ -296,33 +329,11 @@ impl Frame {
         self.header.len - self.done
     }
 
-    /// Judges a Close's code once it is there (RFC 6455 7.4): tungstenite would put another in its place.
-    fn judge_close_code(&mut self, piece: &[u8]) -> Result<(), Closed> {
-        if self.header.opcode() != CLOSE {
-            return Ok(());
-        }
-        let mask = self.header.mask_at(self.done);
-        for (at, (byte, mask)) in (self.done..2).zip(piece.iter().zip(mask)) {
-            self.close_code = self.close_code << 8 | u16::from(byte ^ mask);
-            if at == 1 && CloseCode::new(self.close_code).is_none() {
-                let reason = format!("a Close with the code {}", self.close_code);
-                return Err(broken(CloseCode::PROTOCOL_ERROR, &reason));
-            }
-        }
-        Ok(())
-    }
-
     /// Hands on the next piece of the payload under a header of its own, if it needs one.
     fn hand_on(&mut self, piece: &[u8], out: &mut Vec<u8>) {
-        let Header { first, len, .. } = self.header;
+        let first = self.header.first;
         let last = piece.len() as u64 == self.rest();
-        if self.header.is_control() {
-            // It may not be fragmented, and it is short.
-            if !self.begun {
-                write_header(first, len, Some(self.header.mask_at(0)), out);
-                self.begun = true;
-            }
-        } else if last || !piece.is_empty() {
+        if last || !piece.is_empty() {
             let opcode = if self.begun {
                 CONTINUATION
             } else {
@@ -338,7 +349,7 @@ impl Frame {
     }
 }
 
-/// tungstenite, given frames whose headers were judged. Long ones come in fragments, each as it arrives, so that text
+/// tungstenite, given fragments whose headers were judged. Long ones come in shorter ones, each as it arrives, so that text
 /// that is not UTF-8 is seen at once.
 #[derive(Debug)]
 struct Joiner {
@@ -366,54 +377,35 @@ impl Joiner {
         2 * Self::PIECE_BYTES + 2 * self.joined
     }
 
-    /// Takes more of `frame`. Gives what that completes.
+    /// Takes more of a fragment. Gives the message that it completes.
     fn take(
         &mut self,
-        frame: &mut Frame,
+        fragment: &mut Fragment,
         bytes: &mut &mut [u8],
     ) -> Result<Option<Incoming>, Closed> {
         loop {
-            let wanted = usize::try_from(frame.rest()).unwrap_or(usize::MAX);
+            let wanted = usize::try_from(fragment.rest()).unwrap_or(usize::MAX);
             let piece = split_off(bytes, wanted.min(bytes.len()).min(Self::PIECE_BYTES));
-            frame.judge_close_code(piece)?;
-            frame.hand_on(piece, &mut self.frames.get_mut().bytes);
-            if !frame.header.is_control() {
-                self.joined += piece.len();
-            }
-            let incoming = self.read()?;
-            if incoming.is_some() || frame.rest() == 0 || bytes.is_empty() {
-                return Ok(incoming);
+            fragment.hand_on(piece, &mut self.frames.get_mut().bytes);
+            self.joined += piece.len();
+            let message = self.read()?;
+            if message.is_some() || fragment.rest() == 0 || bytes.is_empty() {
+                return Ok(message.map(Incoming::Message));
             }
         }
     }
 
-    fn read(&mut self) -> Result<Option<Incoming>, Closed> {
-        let message = match self.frames.read() {
-            Ok(message) => message,
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(Error::Utf8(_)) => return Err(not_utf8()),
-            Err(error) => return Err(broken(CloseCode::PROTOCOL_ERROR, &error.to_string())),
-        };
-        Ok(match message {
-            tungstenite::Message::Ping(payload) => {
-                Some(Incoming::Ping(Bytes::copy_from_slice(&payload)))
-            }
-            tungstenite::Message::Pong(_) => Some(Incoming::Pong),
-            tungstenite::Message::Close(None) => Some(Incoming::Close {
-                code: CloseCode::NO_STATUS,
-                reason: String::new(),
-            }),
-            tungstenite::Message::Close(Some(frame)) => Some(Incoming::Close {
-                code: CloseCode::from_wire(frame.code.into()),
-                reason: frame.reason.as_str().to_owned(),
-            }),
-            data => Message::from_wire(&data).map(Incoming::Message),
-        })
+    fn read(&mut self) -> Result<Option<Message>, Closed> {
+        match self.frames.read() {
+            Ok(message) => Ok(Message::from_wire(&message)),
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(Error::Utf8(_)) => Err(not_utf8()),
+            Err(error) => Err(broken(CloseCode::PROTOCOL_ERROR, &error.to_string())),
+        }
     }
 }
 
-/// What tungstenite is to read. What it writes, such as its answer to a Ping, goes nowhere: only the writer knows the order that a
-/// close has to keep.
+/// What tungstenite is to read. It has nothing to write.
 #[derive(Debug, Default)]
 struct Feed {
     bytes: Vec<u8>,

@@ -74,9 +74,9 @@ impl Header {
         self.opcode() >= FIRST_CONTROL
     }
 
-    /// Whether it is of a message in one frame.
-    pub(crate) fn is_whole_message(self) -> bool {
-        self.is_final() && matches!(self.opcode(), TEXT | BINARY)
+    /// Whether it is of a message in several frames.
+    pub(crate) fn is_fragment(self) -> bool {
+        !self.is_final() || self.opcode() == CONTINUATION
     }
 
     /// The mask as it stands over the payload from this offset on.

@@ -6,7 +6,8 @@ source "$(dirname "$0")/../clients/common.sh"
 need_python kosoku 0.1.0
 (cd "$(dirname "$0")/../.." && cargo build --release --quiet --example conformance-server)
 server=${CARGO_TARGET_DIR:-$(dirname "$0")/../../target}/release/examples/conformance-server
-exec {said}< <("$server" 2>&1 & echo $!; wait)
+# shellcheck disable=SC2016
+exec {said}< <(exec sh -c 'echo $$ && exec "$0" 2>&1' "$server")
 read -r -t 20 -u "$said" pid && server_pids+=("$pid")
 read -r -t 20 -u "$said" _ _ address || fail "the server does not start"
 "${python%/*}/kosoku" -p 2 -x '12.*' -x '13.*' -o "$temp/report" "$address" >"$temp/log" 2>&1 || tail -n 20 "$temp/log" >&2
