@@ -80,6 +80,7 @@ impl Queue {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn try_push(&self, message: Message) -> Result<(), Rejected> {
         if self.is_closed() {
             return Err(Rejected::Closed(message));
@@ -131,6 +132,7 @@ impl Queue {
         self.pop_next()
     }
 
+    #[inline(always)]
     fn pop_next(&self) -> Option<Message> {
         /// Room for so many is kept.
         const KEPT: usize = 8;
@@ -213,6 +215,7 @@ impl Queue {
         }
     }
 
+    #[inline]
     fn tell_of_room(&self) {
         if self.writers.get() > 0 && !self.is_full() {
             self.room.notify(1);

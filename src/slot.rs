@@ -16,9 +16,10 @@ pub(crate) struct Slot {
 
 impl Slot {
     /// Has the one that waits look again.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn wake(&self) {
-        if self.asleep.take() {
+        if self.asleep.get() {
+            self.asleep.set(false);
             if let Some(waker) = &*self.waker.borrow() {
                 waker.wake_by_ref();
             }

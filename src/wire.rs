@@ -281,7 +281,7 @@ impl FrameWriter {
         Some(pending.is_full())
     }
 
-    #[inline]
+    #[inline(always)]
     fn push_to(&self, pending: &mut Pending, message: &mut Message) {
         let opcode = match message {
             Message::Text(_) => TEXT,
@@ -321,7 +321,7 @@ impl FrameWriter {
         pending.frames.extend(payload);
     }
 
-    #[inline]
+    #[inline(always)]
     fn push_header(&self, pending: &mut Pending, opcode: u8, len: usize) {
         if pending.len() == 0 {
             pending.frames = self.scratch.take_write();
