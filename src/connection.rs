@@ -173,7 +173,10 @@ impl Connection {
         let Err(message) = link.send(message.into()) else {
             return Ok(());
         };
-        link.queue(message).await.map_err(|_| self.ended())
+        // Allocated where it has to wait: or every handler's future would be larger.
+        Box::pin(link.queue(message))
+            .await
+            .map_err(|_| self.ended())
     }
 
     /// Sends a message, after all that was written before, if the outbound queue has room for it now.
@@ -424,19 +427,17 @@ impl Talk<'_> {
                 })
             })
         };
-        let poll = catch_unwind(AssertUnwindSafe(poll));
-        match &poll {
-            Ok(Poll::Pending) if !link.is_abandoned() || link.closing.is_set() => {
+        let close = || link.close(Closed::new(ClosedBy::Local, CloseCode::NORMAL, ""));
+        match catch_unwind(AssertUnwindSafe(poll)) {
+            Ok(Poll::Pending) => {
+                if link.is_abandoned() && !link.closing.is_set() {
+                    close();
+                }
                 return Poll::Pending;
             }
-            Ok(Poll::Pending | Poll::Ready(Ok(()))) => {
-                link.close(Closed::new(ClosedBy::Local, CloseCode::NORMAL, ""));
-            }
+            Ok(Poll::Ready(Ok(()))) => close(),
             Ok(Poll::Ready(Err(error))) => fail(link, &format!("failed: {error}")),
             Err(_) => fail(link, "panicked"),
-        }
-        if let Ok(Poll::Pending) = poll {
-            return Poll::Pending;
         }
         self.handling = None;
         Poll::Ready(())
