@@ -173,10 +173,16 @@ impl Connection {
         let Err(message) = link.send(message.into()) else {
             return Ok(());
         };
-        // Allocated where it has to wait: or every handler's future would be larger.
-        Box::pin(link.queue(message))
-            .await
-            .map_err(|_| self.ended())
+        self.queue(message).await
+    }
+
+    /// Allocated where it has to wait: or every handler's future would be larger.
+    #[cold]
+    fn queue(&self, message: Message) -> Pin<Box<dyn Future<Output = Result<(), Closed>> + '_>> {
+        Box::pin(async {
+            let queued = self.handle.link.queue(message).await;
+            queued.map_err(|_| self.ended())
+        })
     }
 
     /// Sends a message, after all that was written before, if the outbound queue has room for it now.
