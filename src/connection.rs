@@ -501,12 +501,8 @@ async fn part(
 ) -> Result<(), Lost> {
     match parting {
         Ok(deadline) => {
-            // Its Close was read and answered: it sends nothing more, and it is ours to end the stream (RFC 6455 7.1.1).
-            let peer_closed = link
-                .closing
-                .get()
-                .is_some_and(|closed| closed.by() == ClosedBy::Peer);
-            if peer_closed && frames_out.socket().part() {
+            // It sends nothing more, and it is ours to end the stream (RFC 6455 7.1.1).
+            if link.peer_closed.get() && frames_out.socket().part() {
                 return Ok(());
             }
             let ending = future::or(frames_out.end(), link.account.shed());

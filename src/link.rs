@@ -31,6 +31,8 @@ pub(crate) struct Link {
     pub(crate) outbound: Queue,
     /// The first reason to end wins.
     pub(crate) closing: Latch<Closed>,
+    /// The peer's Close was read: nothing comes after it.
+    pub(crate) peer_closed: Cell<bool>,
     /// No handle of the connection is left.
     abandoned: Cell<bool>,
     due: RefCell<Due>,
@@ -73,6 +75,7 @@ impl Link {
             outbound: queue(config.outbound_capacity),
             account,
             closing: Latch::default(),
+            peer_closed: Cell::default(),
             abandoned: Cell::default(),
             due: RefCell::default(),
             received: Count::default(),

@@ -124,6 +124,7 @@ fn take(link: &Link, incoming: Incoming, control_frames: &mut Rate) -> ControlFl
         Incoming::Ping(payload) => link.ask(|due| due.pongs.push_back(payload)),
         Incoming::Pong => {}
         Incoming::Close { code, reason } => {
+            link.peer_closed.set(true);
             link.close_input(Closed::new(ClosedBy::Peer, code, &reason));
             return ControlFlow::Break(());
         }
