@@ -52,6 +52,7 @@ impl CloseCode {
     }
 
     /// A code as it was received and judged by the protocol's rules.
+    #[cfg(feature = "testing")]
     pub(crate) const fn from_wire(code: u16) -> Self {
         Self(code)
     }
