@@ -11,6 +11,7 @@
     )
 )]
 
+mod admission;
 mod budget;
 mod close;
 mod config;
@@ -25,6 +26,7 @@ pub mod fuzzing;
 mod gate;
 mod handshake;
 mod heartbeat;
+mod house;
 mod latch;
 mod link;
 mod message;

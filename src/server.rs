@@ -1,40 +1,27 @@
-//! The server: accept, limits, spawn, drain.
+//! The server: accept, spawn, drain.
 
 use crate::{
-    budget::{Account, Budget, Charge},
-    close::{CloseCode, Closed, ClosedBy},
+    admission,
     config::Config,
-    connection::{self, Connection, Handler},
-    error::{Refusal, Result},
-    framing::FrameLimits,
+    connection::{Connection, Handler},
+    error::Result,
     gate::Gate,
-    handshake::{self, Verdict},
     heartbeat,
+    house::{House, Seat},
     latch::Latch,
-    link::{Link, Links},
     reactor::{self, block_on},
-    request::{self, Peer, Request, Unread},
+    request::{Peer, Request},
     response::Response,
     route::Routes,
-    scratch::Scratch,
-    socket::{Incoming, Listener, Socket},
+    socket::{Incoming, Listener},
     stats::StatsHandle,
-    wire::{FrameReader, FrameWriter},
 };
 #[cfg(feature = "signals")]
 use crate::{error::Error, signals::Signals};
-use event_listener::Event;
 use futures_lite::future::{self, poll_fn};
 use smol::LocalExecutor;
 use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-    error, fmt, io,
-    net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs},
-    pin::pin,
-    rc::Rc,
-    sync::Arc,
-    task::Poll,
+    cell::Cell, error, fmt, io, net::ToSocketAddrs, pin::pin, rc::Rc, sync::Arc, task::Poll,
     time::Duration,
 };
 
@@ -190,7 +177,12 @@ impl Server {
             false => None,
         };
         let shutdown = self.shutdown.clone();
-        let house = Rc::new(House::new(self));
+        let house = Rc::new(House::new(
+            self.config,
+            self.routes,
+            self.shutdown.0,
+            self.stats,
+        ));
         let executor = LocalExecutor::new();
         let budget = house.budget.clone();
         executor
@@ -260,165 +252,11 @@ async fn run_all(
 pub struct ShutdownHandle(Arc<Latch<()>>);
 
 impl ShutdownHandle {
-    /// Has the server stop accepting, close all connections with [`GOING_AWAY`](CloseCode::GOING_AWAY), wait
+    /// Has the server stop accepting, close all connections with [`GOING_AWAY`](crate::CloseCode::GOING_AWAY), wait
     /// for them up to [`drain_timeout`](Config::drain_timeout), and end. It returns at once; further calls
     /// change nothing.
     pub fn shut_down(&self) {
         self.0.set(());
-    }
-}
-
-/// What an idle connection has allocated: its futures, its link, its request. Measured.
-const CONNECTION_BYTES: usize = 3 * 1024;
-
-/// What all tasks of a running server share.
-struct House {
-    config: Config,
-    routes: Routes,
-    shutdown: ShutdownHandle,
-    links: Rc<Links>,
-    stats: StatsHandle,
-    seats: Seats,
-    scratch: Rc<Scratch>,
-    budget: Rc<Budget>,
-}
-
-impl House {
-    fn new(server: Server) -> Self {
-        let budget = server.stats.budget().clone();
-        budget.set_limit(server.config.memory_budget_bytes);
-        Self {
-            budget,
-            config: server.config,
-            routes: server.routes,
-            shutdown: server.shutdown,
-            links: Rc::new(Links::counted_by(server.stats.clone())),
-            stats: server.stats,
-            seats: Seats::default(),
-            scratch: Rc::default(),
-        }
-    }
-
-    /// Closes all connections and waits until all have parted.
-    async fn drain(&self) {
-        self.links.for_each(Self::close_going_away);
-        if reactor::timeout(self.config.drain_timeout, self.seats.all_left())
-            .await
-            .is_none()
-        {
-            log::warn!(
-                "{} connections have not parted in time: dropped",
-                self.seats.taken.get()
-            );
-        }
-    }
-
-    /// Counts a refusal, and gives its words.
-    fn refusal(&self, peer: Option<SocketAddr>, refusal: &Refusal, with_body: bool) -> Vec<u8> {
-        self.stats.count_refused(refusal);
-        // It may quote what the client said.
-        let words = refusal.to_string();
-        log::info!(
-            "{} refused with {}: {}",
-            Peer(peer),
-            refusal.status(),
-            words.escape_debug()
-        );
-        Response::from(refusal).into_bytes(with_body)
-    }
-
-    fn close_going_away(link: &Link) {
-        link.close(Closed::new(
-            ClosedBy::Local,
-            CloseCode::GOING_AWAY,
-            "the server is shutting down",
-        ));
-    }
-}
-
-/// The connections that are there, handshakes and refusals included, counted in all and by address.
-#[derive(Default)]
-struct Seats {
-    taken: Cell<usize>,
-    by_network: RefCell<HashMap<IpAddr, usize>>,
-    left: Event,
-}
-
-/// A connection's place under the limits, given back when it is dropped.
-struct Seat {
-    house: Rc<House>,
-    peer: Option<SocketAddr>,
-    account: Rc<Account>,
-}
-
-impl Seats {
-    async fn all_left(&self) {
-        while self.taken.get() > 0 {
-            self.left.listen().await;
-        }
-    }
-}
-
-impl Seat {
-    fn take(house: &Rc<House>, peer: Option<SocketAddr>) -> std::result::Result<Self, Refusal> {
-        let (config, seats) = (&house.config, &house.seats);
-        if seats.taken.get() >= config.max_connections {
-            return Err(Refusal::Full);
-        }
-        let network = counted_network(config, peer);
-        if let (Some(network), Some(max)) = (network, config.max_connections_per_ip) {
-            let by_network = seats.by_network.borrow();
-            if by_network.get(&network).is_some_and(|count| *count >= max) {
-                return Err(Refusal::TooManyFromAddress);
-            }
-        }
-        let account = house
-            .budget
-            .open(CONNECTION_BYTES)
-            .ok_or(Refusal::OutOfMemory)?;
-        if let Some(network) = network {
-            *seats.by_network.borrow_mut().entry(network).or_default() += 1;
-        }
-        seats.taken.set(seats.taken.get() + 1);
-        Ok(Self {
-            house: house.clone(),
-            peer,
-            account,
-        })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let seats = &self.house.seats;
-        if let Some(network) = counted_network(&self.house.config, self.peer) {
-            let mut by_network = seats.by_network.borrow_mut();
-            if let Some(count) = by_network.get_mut(&network) {
-                *count -= 1;
-                if *count == 0 {
-                    by_network.remove(&network);
-                }
-            }
-        }
-        seats.taken.set(seats.taken.get() - 1);
-        seats.left.notify(usize::MAX);
-    }
-}
-
-/// Only where there is a limit.
-fn counted_network(config: &Config, peer: Option<SocketAddr>) -> Option<IpAddr> {
-    let counted = config.max_connections_per_ip.and(peer);
-    counted.map(|peer| network(peer.ip()))
-}
-
-/// An IPv6 customer has a whole /64, so that is what counts as one address.
-fn network(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => {
-            let [a, b, c, d, ..] = ip.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        ip => ip,
     }
 }
 
@@ -439,14 +277,14 @@ async fn accept(house: &Rc<House>, incoming: &Incoming, executor: &LocalExecutor
         }
         match accepted {
             Ok((socket, peer)) => match Seat::take(house, peer) {
-                Ok(seat) => executor.spawn(admit(seat, socket)).detach(),
+                Ok(seat) => executor.spawn(admission::admit(seat, socket)).detach(),
                 Err(refusal) if turned_away.get() < MAX_TURNED_AWAY => {
                     let (house, turned_away) = (house.clone(), turned_away.clone());
                     turned_away.set(turned_away.get() + 1);
                     executor
                         .spawn(async move {
                             let words = house.refusal(peer, &refusal, true);
-                            answer(&socket, &words, &house.config).await;
+                            admission::answer(&socket, &words, &house.config).await;
                             turned_away.set(turned_away.get() - 1);
                         })
                         .detach();
@@ -469,190 +307,5 @@ async fn accept(house: &Rc<House>, incoming: &Incoming, executor: &LocalExecutor
                 reactor::sleep(PAUSE).await;
             }
         }
-    }
-}
-
-/// Runs one accepted socket from its request to its end.
-fn admit(seat: Seat, socket: Socket) -> impl Future<Output = ()> {
-    let scratch = seat.house.scratch.clone();
-    let frames_out = Rc::new(FrameWriter::new(socket, scratch, seat.account.clone()));
-    // An async function would have room for its arguments twice.
-    async move {
-        let Some((admitted, _charge)) = shake_hands(&seat, frames_out.socket()).await else {
-            return;
-        };
-        connect(&seat, frames_out, admitted).await;
-    }
-}
-
-/// Makes a connection of a client that was let in. What it is made of has no room in its future.
-fn connect<'a>(
-    seat: &'a Seat,
-    frames_out: Rc<FrameWriter>,
-    admitted: Admitted,
-) -> impl Future<Output = ()> + use<'a> {
-    let (house, account) = (&seat.house, &seat.account);
-    let config = &house.config;
-    let limits = FrameLimits {
-        max_message_bytes: config.max_message_bytes,
-        max_fragments: config.max_fragments,
-    };
-    let (writer, account) = (frames_out.clone(), account.clone());
-    let frames_in = FrameReader::new(writer, admitted.already_read, limits, account.clone());
-    let link = Link::new(&house.links, &frames_out, account, config);
-    let open = house.links.enter(Rc::new(link));
-    if house.shutdown.0.is_set() {
-        House::close_going_away(open.link());
-    }
-    connection::run(
-        open,
-        admitted.request,
-        frames_in,
-        frames_out,
-        &admitted.handler,
-        config,
-    )
-}
-
-/// A client that is let in.
-struct Admitted {
-    request: Request,
-    /// What came behind the request.
-    already_read: Vec<u8>,
-    handler: Handler,
-}
-
-/// What a request leads to, and the answer to it.
-enum Outcome {
-    Welcome(Admitted, Charge, String),
-    Answer(Vec<u8>, Charge),
-    Gone,
-}
-
-/// Reads a request and answers it. `None` if that was all. The charge is for the request and what came behind it.
-async fn shake_hands(seat: &Seat, socket: &Socket) -> Option<(Admitted, Charge)> {
-    let config = &seat.house.config;
-    // For the head, or the answer to it.
-    let mut charge = Charge::new(seat.account.clone());
-    let head = read_head(seat, socket, &mut charge).await;
-    let (admitted, charge, welcome) = match judge(seat, head, charge) {
-        Outcome::Welcome(admitted, charge, words) => (admitted, charge, words),
-        Outcome::Answer(bytes, _charge) => {
-            let answering = future::or(answer(socket, &bytes, config), seat.account.shed());
-            // Allocated, or every connection's future would be larger all its life.
-            Box::pin(answering).await;
-            return None;
-        }
-        Outcome::Gone => return None,
-    };
-    let written = write_all(socket, welcome.as_bytes(), config).await;
-    written.then_some((admitted, charge))
-}
-
-type Head = std::result::Result<(Request, Vec<u8>), Unread>;
-
-fn judge(seat: &Seat, head: Head, mut charge: Charge) -> Outcome {
-    let (house, peer) = (&seat.house, seat.peer);
-    let bytes = match head {
-        Ok((mut request, already_read)) => {
-            match handshake::judge(&request, &house.routes, &house.config) {
-                Ok(Verdict::Upgrade {
-                    handler,
-                    answer,
-                    subprotocol,
-                }) => {
-                    request.subprotocol = subprotocol;
-                    let admitted = Admitted {
-                        request,
-                        already_read,
-                        handler,
-                    };
-                    return Outcome::Welcome(admitted, charge, answer);
-                }
-                Ok(Verdict::Answer(response)) => {
-                    log::debug!(
-                        "{} {} {}",
-                        Peer(peer),
-                        response.status(),
-                        request.shown_path()
-                    );
-                    response.into_bytes(request.method() != "HEAD")
-                }
-                Err(refusal) => house.refusal(peer, &refusal, request.method() != "HEAD"),
-            }
-        }
-        Err(Unread::Refused(refusal)) => house.refusal(peer, &refusal, true),
-        Err(Unread::Gone) => {
-            log::debug!("{} went away before its request was complete", Peer(peer));
-            return Outcome::Gone;
-        }
-    };
-    charge.set(bytes.capacity());
-    Outcome::Answer(bytes, charge)
-}
-
-/// Reads a request, with all that can keep one from it.
-async fn read_head(seat: &Seat, socket: &Socket, charge: &mut Charge) -> Head {
-    let house = &seat.house;
-    let config = &house.config;
-    let reading = request::read(socket, seat.peer, config.max_head_bytes, charge);
-    let mut reading = pin!(reading);
-    // Mostly it is there at once.
-    if let Some(read) = future::poll_once(reading.as_mut()).await {
-        return read;
-    }
-    let read = reactor::timeout(config.handshake_timeout, reading);
-    let refused = async {
-        house.shutdown.0.wait().await;
-        Refusal::ShuttingDown
-    };
-    let refused = future::or(refused, async {
-        seat.account.shed().await;
-        Refusal::OutOfMemory
-    });
-    let waiting = future::or(
-        async {
-            let read = read.await;
-            read.unwrap_or(Err(Unread::Refused(Refusal::Timeout)))
-        },
-        async { Err(Unread::Refused(refused.await)) },
-    );
-    // Allocated for those who wait only.
-    Box::pin(waiting).await
-}
-
-async fn answer(socket: &Socket, bytes: &[u8], config: &Config) {
-    if write_all(socket, bytes, config).await {
-        reactor::timeout(config.close_timeout, socket.end()).await;
-    }
-}
-
-/// Whether all was written, with `write_timeout` for each step.
-async fn write_all(socket: &Socket, mut bytes: &[u8], config: &Config) -> bool {
-    while !bytes.is_empty() {
-        let written = match future::poll_once(socket.write(bytes)).await {
-            Some(written) => Some(written),
-            // Allocated for those who wait only.
-            None => Box::pin(reactor::timeout(config.write_timeout, socket.write(bytes))).await,
-        };
-        match written {
-            Some(Ok(count)) => bytes = &bytes[count..],
-            Some(Err(_)) | None => return false,
-        }
-    }
-    true
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ipv6_network_counts_as_one_address() {
-        let ip = |text: &str| network(text.parse().unwrap());
-        assert_eq!(ip("2001:db8:1:2:3:4:5:6"), ip("2001:db8:1:2::1"));
-        assert_ne!(ip("2001:db8:1:2::1"), ip("2001:db8:1:3::1"));
-        assert_eq!(ip("::ffff:192.0.2.1"), ip("192.0.2.1"));
-        assert_ne!(ip("192.0.2.1"), ip("192.0.2.2"));
     }
 }

@@ -1,0 +1,203 @@
+//! What all tasks of a running server share, and the limits on how many there are.
+
+use crate::{
+    budget::{Account, Budget},
+    close::{CloseCode, Closed, ClosedBy},
+    config::Config,
+    error::Refusal,
+    latch::Latch,
+    link::{Link, Links},
+    reactor,
+    request::Peer,
+    response::Response,
+    route::Routes,
+    scratch::Scratch,
+    stats::StatsHandle,
+};
+use event_listener::Event;
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+};
+
+/// What an idle connection has allocated: its futures, its link, its request. Measured.
+const CONNECTION_BYTES: usize = 3 * 1024;
+
+/// What all tasks of a running server share.
+pub(crate) struct House {
+    pub(crate) config: Config,
+    pub(crate) routes: Routes,
+    /// Set when the server is to go down.
+    pub(crate) shutdown: Arc<Latch<()>>,
+    pub(crate) links: Rc<Links>,
+    pub(crate) stats: StatsHandle,
+    pub(crate) budget: Rc<Budget>,
+    seats: Seats,
+    pub(crate) scratch: Rc<Scratch>,
+}
+
+impl House {
+    pub(crate) fn new(
+        config: Config,
+        routes: Routes,
+        shutdown: Arc<Latch<()>>,
+        stats: StatsHandle,
+    ) -> Self {
+        let budget = stats.budget().clone();
+        budget.set_limit(config.memory_budget_bytes);
+        Self {
+            budget,
+            config,
+            routes,
+            shutdown,
+            links: Rc::new(Links::counted_by(stats.clone())),
+            stats,
+            seats: Seats::default(),
+            scratch: Rc::default(),
+        }
+    }
+
+    /// Closes all connections and waits until all have parted.
+    pub(crate) async fn drain(&self) {
+        self.links.for_each(Self::close_going_away);
+        if reactor::timeout(self.config.drain_timeout, self.seats.all_left())
+            .await
+            .is_none()
+        {
+            log::warn!(
+                "{} connections have not parted in time: dropped",
+                self.seats.taken.get()
+            );
+        }
+    }
+
+    /// Counts a refusal, and gives its words.
+    pub(crate) fn refusal(
+        &self,
+        peer: Option<SocketAddr>,
+        refusal: &Refusal,
+        with_body: bool,
+    ) -> Vec<u8> {
+        self.stats.count_refused(refusal);
+        // It may quote what the client said.
+        let words = refusal.to_string();
+        log::info!(
+            "{} refused with {}: {}",
+            Peer(peer),
+            refusal.status(),
+            words.escape_debug()
+        );
+        Response::from(refusal).into_bytes(with_body)
+    }
+
+    pub(crate) fn close_going_away(link: &Link) {
+        link.close(Closed::new(
+            ClosedBy::Local,
+            CloseCode::GOING_AWAY,
+            "the server is shutting down",
+        ));
+    }
+}
+
+/// The connections that are there, handshakes and refusals included, counted in all and by address.
+#[derive(Default)]
+struct Seats {
+    taken: Cell<usize>,
+    by_network: RefCell<HashMap<IpAddr, usize>>,
+    left: Event,
+}
+
+/// A connection's place under the limits, given back when it is dropped.
+pub(crate) struct Seat {
+    pub(crate) house: Rc<House>,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) account: Rc<Account>,
+}
+
+impl Seats {
+    async fn all_left(&self) {
+        while self.taken.get() > 0 {
+            self.left.listen().await;
+        }
+    }
+}
+
+impl Seat {
+    pub(crate) fn take(house: &Rc<House>, peer: Option<SocketAddr>) -> Result<Self, Refusal> {
+        let (config, seats) = (&house.config, &house.seats);
+        if seats.taken.get() >= config.max_connections {
+            return Err(Refusal::Full);
+        }
+        let network = counted_network(config, peer);
+        if let (Some(network), Some(max)) = (network, config.max_connections_per_ip) {
+            let by_network = seats.by_network.borrow();
+            if by_network.get(&network).is_some_and(|count| *count >= max) {
+                return Err(Refusal::TooManyFromAddress);
+            }
+        }
+        let account = house
+            .budget
+            .open(CONNECTION_BYTES)
+            .ok_or(Refusal::OutOfMemory)?;
+        if let Some(network) = network {
+            *seats.by_network.borrow_mut().entry(network).or_default() += 1;
+        }
+        seats.taken.set(seats.taken.get() + 1);
+        Ok(Self {
+            house: house.clone(),
+            peer,
+            account,
+        })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let seats = &self.house.seats;
+        if let Some(network) = counted_network(&self.house.config, self.peer) {
+            let mut by_network = seats.by_network.borrow_mut();
+            if let Some(count) = by_network.get_mut(&network) {
+                *count -= 1;
+                if *count == 0 {
+                    by_network.remove(&network);
+                }
+            }
+        }
+        seats.taken.set(seats.taken.get() - 1);
+        seats.left.notify(usize::MAX);
+    }
+}
+
+/// Only where there is a limit.
+fn counted_network(config: &Config, peer: Option<SocketAddr>) -> Option<IpAddr> {
+    let counted = config.max_connections_per_ip.and(peer);
+    counted.map(|peer| network(peer.ip()))
+}
+
+/// An IPv6 customer has a whole /64, so that is what counts as one address.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        ip => ip,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_network_counts_as_one_address() {
+        let ip = |text: &str| network(text.parse().unwrap());
+        assert_eq!(ip("2001:db8:1:2:3:4:5:6"), ip("2001:db8:1:2::1"));
+        assert_ne!(ip("2001:db8:1:2::1"), ip("2001:db8:1:3::1"));
+        assert_eq!(ip("::ffff:192.0.2.1"), ip("192.0.2.1"));
+        assert_ne!(ip("192.0.2.1"), ip("192.0.2.2"));
+    }
+}
