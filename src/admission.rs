@@ -74,13 +74,13 @@ enum Outcome {
     Gone,
 }
 
-/// Reads a request and answers it. `None` if that was all. The charge is for the request and what came behind it.
+/// Reads a request and answers it. `None` if that was all. The charge is for the request.
 async fn shake_hands(seat: &Seat, socket: &Socket) -> Option<(Admitted, Charge)> {
     let config = &seat.house.config;
     // For the head, or the answer to it.
     let mut charge = Charge::new(seat.account.clone());
     let head = read_head(seat, socket, &mut charge).await;
-    let (admitted, charge, welcome) = match judge(seat, head, charge) {
+    let (admitted, mut charge, welcome) = match judge(seat, head, charge) {
         Outcome::Welcome(admitted, charge, words) => (admitted, charge, words),
         Outcome::Answer(bytes, _charge) => {
             let answering = future::or(answer(socket, &bytes, config), seat.account.shed());
@@ -91,6 +91,8 @@ async fn shake_hands(seat: &Seat, socket: &Socket) -> Option<(Admitted, Charge)>
         Outcome::Gone => return None,
     };
     let written = write_all(socket, welcome.as_bytes(), config).await;
+    // Who reads what came behind the request has that charged.
+    charge.set(admitted.request.allocated());
     written.then_some((admitted, charge))
 }
 

@@ -311,7 +311,7 @@ pub(crate) fn run<'a>(
         // Nothing more is read: what it has of a message is of no use.
         (talk.reader, talk.writer) = (None, None);
         // Allocated when it comes to it, or every connection's future would be larger all its life.
-        Box::pin(end(&mut talk, &frames_out, parting, log)).await;
+        Box::pin(end(&mut talk, frames_out, parting, log)).await;
         talk.link.account.retire();
     }
 }
@@ -459,12 +459,12 @@ impl Drop for Talk<'_> {
 /// Ends the stream, and then the handler, if it does not see the end.
 async fn end(
     talk: &mut Talk<'_>,
-    frames_out: &FrameWriter,
+    frames_out: Rc<FrameWriter>,
     parting: Result<Instant, Lost>,
     log: Log,
 ) {
     let (link, config) = (talk.link.clone(), talk.config);
-    let mut parting = pin!(part(&link, frames_out, config, parting));
+    let mut parting = Box::pin(part(&link, &frames_out, config, parting));
     let parted = poll_fn(|cx| {
         talk.poll_turn(cx, |talk, cx| {
             let _ = talk.poll_handler();
@@ -472,6 +472,9 @@ async fn end(
         })
     });
     log.close(parted.await.is_ok());
+    // The handler may take its time: the stream ends now.
+    drop(parting);
+    drop(frames_out);
     if talk.handling.is_none() {
         return;
     }
@@ -502,7 +505,7 @@ async fn part(
     match parting {
         Ok(deadline) => {
             // It sends nothing more, and it is ours to end the stream (RFC 6455 7.1.1).
-            if link.peer_closed.get() && frames_out.socket().part() {
+            if link.has_peer_parted() && frames_out.socket().part() {
                 return Ok(());
             }
             let ending = future::or(frames_out.end(), link.account.shed());

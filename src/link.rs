@@ -57,11 +57,17 @@ pub(crate) struct Link {
     sent_at: Cell<u64>,
     /// How many messages were sent that are not written yet.
     unwritten: Cell<usize>,
+    /// How often so many were written in this turn that it was no time to wait for its end.
+    written_early: Cell<usize>,
     /// Not kept: a handle of the connection may be kept for ever.
     frames: Weak<FrameWriter>,
 }
 
 impl Link {
+    /// After so many in one turn what is sent goes to the queue: a handler that always has more shall not keep the thread, however
+    /// fast its peer takes it.
+    const MOST_EARLY_WRITES: usize = 4;
+
     pub(crate) fn new(
         links: &Links,
         frames: &Rc<FrameWriter>,
@@ -91,6 +97,7 @@ impl Link {
             gate: Gate::default(),
             sent_at: Cell::new(0),
             unwritten: Cell::new(0),
+            written_early: Cell::new(0),
             frames: Rc::downgrade(frames),
         }
     }
@@ -102,6 +109,11 @@ impl Link {
         self.inbound.close();
         self.outbound.close();
         self.gate.wake();
+    }
+
+    /// Whether the peer has closed and has nothing left to say, such as a pong.
+    pub(crate) fn has_peer_parted(&self) -> bool {
+        self.peer_closed.get() && !self.pinged.get()
     }
 
     /// Ends the direction to the peer: what is not answered by now will not be.
@@ -187,6 +199,7 @@ impl Link {
             || !self.outbound.is_empty()
             || !self.due.borrow().is_empty()
             || !of_task && self.sent_at.get() == self.stats.wakeups()
+            || of_task && self.written_early.get() >= Self::MOST_EARLY_WRITES
         {
             return Err(message);
         }
@@ -202,7 +215,10 @@ impl Link {
         if !of_task {
             self.sent_at.set(self.stats.wakeups());
         }
-        if !of_task || is_full || self.unwritten.get() >= self.outbound.capacity() {
+        if !of_task {
+            self.write(&frames);
+        } else if is_full || self.unwritten.get() >= self.outbound.capacity() {
+            self.written_early.set(self.written_early.get() + 1);
             self.write(&frames);
         }
         Ok(())
@@ -213,6 +229,7 @@ impl Link {
     pub(crate) fn end_turn(&self) {
         self.inbound.settle();
         self.outbound.settle();
+        self.written_early.set(0);
         if self.unwritten.get() > 0 {
             if let Some(frames) = self.frames.upgrade() {
                 self.write(&frames);

@@ -98,11 +98,9 @@ impl Queue {
             messages.rest.push_back(message);
         }
         drop(messages);
-        if self.is_first_taken.get() {
-            self.first.wake();
-        } else {
-            self.tell_behind();
-        }
+        self.first.wake();
+        // The first may have been given up and not dropped, as a stream can be.
+        self.tell_behind();
         Ok(())
     }
 

@@ -95,7 +95,7 @@ impl Request {
     }
 
     /// What it keeps allocated, in bytes.
-    fn allocated(&self) -> usize {
+    pub(crate) fn allocated(&self) -> usize {
         self.head.len()
     }
 

@@ -146,11 +146,11 @@ impl Socket {
         }
     }
 
-    /// Whether the stream can just be dropped now that the peer has said its last, such as a Close: where bytes lie unread it has
-    /// to be [ended](Self::end).
+    /// Whether the stream can just be dropped now that the peer has said its last, such as a Close. It has to be [ended](Self::end)
+    /// where bytes lie unread, and where more than a little was written: a peer that has still to read that may answer a ping
+    /// in it, and what is on its way would be lost to a reset.
     ///
-    /// That the peer was there a moment ago also means that nothing has to be done about what is still on its way, if that
-    /// is little.
+    /// That the peer was there a moment ago also means that nothing has to be done about what is still on its way.
     pub(crate) fn part(&self) -> bool {
         /// No more than a connection may have on its way from its first moment on (RFC 6928).
         const LITTLE_BYTES: u64 = 4 * 1024;
@@ -160,9 +160,9 @@ impl Socket {
             #[cfg(feature = "testing")]
             Stream::Pipe(pipe) => pipe.is_drained(),
         };
-        self.parted
-            .set(drained && self.written.get() <= LITTLE_BYTES);
-        drained
+        let parted = drained && self.written.get() <= LITTLE_BYTES;
+        self.parted.set(parted);
+        parted
     }
 
     /// Ends the stream so that the peer gets all that was written: a socket that is closed with bytes unread

@@ -104,9 +104,9 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_parted_needs_no_limit_to_the_little_that_is_left() {
+    fn only_a_peer_that_was_sent_little_has_parted() {
         assert_eq!(part(100, 4096), (true, 0));
-        assert_eq!(part(100, 4097), (true, 7000));
+        assert_eq!(part(100, 4097), (false, 7000));
     }
 
     #[test]

@@ -737,3 +737,27 @@ fn what_was_said_last_is_not_in_the_way_of_why_it_ends() {
         assert_eq!(raw.read_close().await, (1008, "enough".into()));
     });
 }
+
+#[test]
+fn the_stream_ends_while_the_handler_tidies_up() {
+    let (release, released) = report::<()>();
+    // It is not that it is dropped.
+    let config = Config::new().close_timeout(Duration::from_secs(60));
+    let server = Server::new()
+        .config(config)
+        .route("/ws", move |conn: Connection| {
+            let released = released.clone();
+            async move {
+                while conn.read().await.is_ok() {}
+                let _ = released.recv().await;
+                Ok::<(), Closed>(())
+            }
+        });
+    testing::run(server, |server| async move {
+        let mut peer = Raw::open(&server, "/ws").await;
+        peer.send(frame(CLOSE, [3, 232])).await;
+        peer.read_close().await;
+        peer.expect_end().await;
+        let _ = release.send(()).await;
+    });
+}

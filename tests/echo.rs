@@ -3,6 +3,7 @@
 mod support;
 
 use futures_lite::{StreamExt, future, io};
+use smol::LocalExecutor;
 use support::{BINARY, CONTINUATION, PING, PONG, Raw, TEXT, echo, fragment, frame};
 use whit::{Closed, Config, Connection, Message, Server, testing};
 
@@ -206,5 +207,23 @@ fn it_works_over_tcp_as_in_memory() {
         let long = Message::from(vec![7; 1_000_000]);
         client.write(long.clone()).await.unwrap();
         assert!(client.read().await.unwrap() == long);
+    });
+}
+
+#[test]
+fn a_stream_that_was_given_up_is_in_nobodys_way() {
+    let server = Server::new().route("/ws", |mut conn: Connection| async move {
+        // Kept, as is what it waited for.
+        assert!(future::poll_once(conn.next()).await.is_none());
+        let others = LocalExecutor::new();
+        let reader = conn.clone();
+        let read = others.spawn(async move { reader.read().await });
+        conn.write(others.run(read).await?).await?;
+        Err::<(), _>(conn.closed().await)
+    });
+    testing::run(server, |server| async move {
+        let mut client = server.connect("/ws").await.unwrap();
+        client.write("for the other").await.unwrap();
+        assert_eq!(client.read().await.unwrap(), Message::from("for the other"));
     });
 }

@@ -2,9 +2,12 @@
 
 mod support;
 
+use futures_lite::{AsyncWriteExt, future};
 use std::{
+    cell::Cell,
     io::Write,
     net::TcpStream,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +17,7 @@ use std::{
 use support::{
     CLOSE, CONTINUATION, PING, PONG, Raw, TEXT, echo, fragment, frame, handshake, until,
 };
-use whit::{CloseCode, Config, Message, Server, testing};
+use whit::{CloseCode, Closed, Config, Connection, Message, Server, testing};
 
 #[test]
 fn a_full_server_says_so_and_has_room_again() {
@@ -102,7 +105,7 @@ fn a_handshake_sent_byte_by_byte_has_one_deadline_for_all_of_it() {
             let mut raw = Raw::new(&server);
             let started = std::time::Instant::now();
             for byte in handshake("/ws").as_bytes() {
-                if futures_lite::AsyncWriteExt::write_all(&mut raw.stream, &[*byte])
+                if AsyncWriteExt::write_all(&mut raw.stream, &[*byte])
                     .await
                     .is_err()
                     || started.elapsed() > 2 * timeout
@@ -217,5 +220,71 @@ fn a_connection_without_messages_is_closed_and_one_with_some_is_not() {
         drop(idle);
         until(&stats, |stats| stats.open == 1).await;
         assert_eq!(stats.snapshot().limits["idle_timeout"], 1);
+    });
+}
+
+#[test]
+fn a_handler_that_always_has_more_to_do_leaves_the_others_their_turn() {
+    let work = Rc::new(Cell::new(0));
+    let done = work.clone();
+    let server = Server::new()
+        .route("/ws", echo)
+        .route("/busy", move |conn: Connection| {
+            let done = done.clone();
+            async move {
+                while conn.close_reason().is_none() {
+                    done.set(done.get() + 1);
+                    future::yield_now().await;
+                }
+                Ok::<(), Closed>(())
+            }
+        });
+    testing::run(server, |server| async move {
+        let mut client = server.connect("/ws").await.unwrap();
+        let _busy = server.connect("/busy").await.unwrap();
+        for _ in 0..100 {
+            let before = work.get();
+            client.write("now").await.unwrap();
+            assert_eq!(client.read().await.unwrap(), Message::from("now"));
+            let meanwhile = work.get() - before;
+            assert!(meanwhile < 500, "{meanwhile} pieces of another's work");
+        }
+        assert!(work.get() > 0);
+    });
+}
+
+#[test]
+fn a_handler_that_always_writes_leaves_the_others_their_turn() {
+    let written = Rc::new(Cell::new(0));
+    let count = written.clone();
+    let server = Server::new()
+        .route("/ws", echo)
+        .route("/hose", move |conn: Connection| {
+            let count = count.clone();
+            async move {
+                loop {
+                    conn.write("more").await?;
+                    count.set(count.get() + 1);
+                }
+                #[expect(unreachable_code, reason = "tells the type of the error")]
+                Ok::<(), Closed>(())
+            }
+        });
+    testing::run(server, |server| async move {
+        let mut client = server.connect("/ws").await.unwrap();
+        // It would hold hours of this.
+        let mut endless = server.pipe_holding(usize::MAX);
+        endless
+            .write_all(handshake("/hose").as_bytes())
+            .await
+            .unwrap();
+        for _ in 0..20 {
+            let before = written.get();
+            client.write("now").await.unwrap();
+            assert_eq!(client.read().await.unwrap(), Message::from("now"));
+            let meanwhile = written.get() - before;
+            assert!(meanwhile < 100_000, "{meanwhile} messages of another");
+        }
+        assert!(written.get() > 0);
     });
 }
