@@ -77,7 +77,7 @@ impl FrameReader {
         reader
     }
 
-    /// Has all frames go through tungstenite, as fragments do.
+    /// Has all messages go through tungstenite, as those in fragments do.
     #[cfg(fuzzing)]
     pub(crate) fn join_all(&mut self) {
         self.decoder.joins_all = true;
