@@ -450,3 +450,24 @@ fn long_messages_stay_as_they_came_while_buffers_are_used_again() {
         until(&stats, |stats| stats.memory_used_bytes < 20_000).await;
     });
 }
+
+#[test]
+fn what_came_along_with_the_handshake_is_charged_to_nobody_once_it_is_read() {
+    let server = Server::new().route("/ws", echo);
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut used = Vec::new();
+        for len in [1, 700] {
+            let mut raw = Raw::new(&server);
+            let mut sent = handshake("/ws").into_bytes();
+            sent.extend(frame(BINARY, vec![0; len]));
+            raw.send(sent).await;
+            raw.read_head().await;
+            assert_eq!(raw.read_frame().await.1.len(), len);
+            used.push(stats.snapshot().memory_used_bytes);
+            drop(raw);
+            until(&stats, |stats| stats.memory_used_bytes == 0).await;
+        }
+        assert_eq!(used[0], used[1]);
+    });
+}

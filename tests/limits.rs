@@ -223,6 +223,23 @@ fn a_connection_without_messages_is_closed_and_one_with_some_is_not() {
     });
 }
 
+/// Has a message echoed some times. Another connection does less than `most` pieces of its work meanwhile, but some in all.
+async fn expect_echoes(
+    client: &mut testing::Client,
+    times: usize,
+    work: &Cell<usize>,
+    most: usize,
+) {
+    for _ in 0..times {
+        let before = work.get();
+        client.write("now").await.unwrap();
+        assert_eq!(client.read().await.unwrap(), Message::from("now"));
+        let meanwhile = work.get() - before;
+        assert!(meanwhile < most, "{meanwhile} pieces of another's work");
+    }
+    assert!(work.get() > 0);
+}
+
 #[test]
 fn a_handler_that_always_has_more_to_do_leaves_the_others_their_turn() {
     let work = Rc::new(Cell::new(0));
@@ -242,14 +259,7 @@ fn a_handler_that_always_has_more_to_do_leaves_the_others_their_turn() {
     testing::run(server, |server| async move {
         let mut client = server.connect("/ws").await.unwrap();
         let _busy = server.connect("/busy").await.unwrap();
-        for _ in 0..100 {
-            let before = work.get();
-            client.write("now").await.unwrap();
-            assert_eq!(client.read().await.unwrap(), Message::from("now"));
-            let meanwhile = work.get() - before;
-            assert!(meanwhile < 500, "{meanwhile} pieces of another's work");
-        }
-        assert!(work.get() > 0);
+        expect_echoes(&mut client, 100, &work, 500).await;
     });
 }
 
@@ -278,13 +288,6 @@ fn a_handler_that_always_writes_leaves_the_others_their_turn() {
             .write_all(handshake("/hose").as_bytes())
             .await
             .unwrap();
-        for _ in 0..20 {
-            let before = written.get();
-            client.write("now").await.unwrap();
-            assert_eq!(client.read().await.unwrap(), Message::from("now"));
-            let meanwhile = written.get() - before;
-            assert!(meanwhile < 100_000, "{meanwhile} messages of another");
-        }
-        assert!(written.get() > 0);
+        expect_echoes(&mut client, 20, &written, 100_000).await;
     });
 }
