@@ -99,10 +99,13 @@ async fn shake_hands(seat: &Seat, socket: &Socket) -> Option<(Admitted, Charge)>
 type Head = Result<(Request, Vec<u8>), Unread>;
 
 fn judge(seat: &Seat, head: Head, mut charge: Charge) -> Outcome {
-    let (house, peer) = (&seat.house, seat.peer);
+    let house = &seat.house;
     let bytes = match head {
         Ok((mut request, already_read)) => {
-            match handshake::judge(&request, &house.routes, &house.config) {
+            let judged = seat
+                .identify(&mut request)
+                .and_then(|()| handshake::judge(&request, &house.routes, &house.config));
+            match judged {
                 Ok(Verdict::Upgrade {
                     handler,
                     answer,
@@ -119,18 +122,21 @@ fn judge(seat: &Seat, head: Head, mut charge: Charge) -> Outcome {
                 Ok(Verdict::Answer(response)) => {
                     log::debug!(
                         "{} {} {}",
-                        Peer(peer),
+                        Peer(seat.peer()),
                         response.status(),
                         request.shown_path()
                     );
                     response.into_bytes(request.method() != "HEAD")
                 }
-                Err(refusal) => house.refusal(peer, &refusal, request.method() != "HEAD"),
+                Err(refusal) => house.refusal(seat.peer(), &refusal, request.method() != "HEAD"),
             }
         }
-        Err(Unread::Refused(refusal)) => house.refusal(peer, &refusal, true),
+        Err(Unread::Refused(refusal)) => house.refusal(seat.peer(), &refusal, true),
         Err(Unread::Gone) => {
-            log::debug!("{} went away before its request was complete", Peer(peer));
+            log::debug!(
+                "{} went away before its request was complete",
+                Peer(seat.peer())
+            );
             return Outcome::Gone;
         }
     };
@@ -142,7 +148,7 @@ fn judge(seat: &Seat, head: Head, mut charge: Charge) -> Outcome {
 async fn read_head(seat: &Seat, socket: &Socket, charge: &mut Charge) -> Head {
     let house = &seat.house;
     let config = &house.config;
-    let reading = request::read(socket, seat.peer, config.max_head_bytes, charge);
+    let reading = request::read(socket, seat.peer(), config.max_head_bytes, charge);
     let mut reading = pin!(reading);
     // Mostly it is there at once.
     if let Some(read) = future::poll_once(reading.as_mut()).await {

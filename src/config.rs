@@ -1,6 +1,9 @@
 //! Every number: its unit, its default, its reason, and what happens at the limit.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    proxy::TrustedProxy,
+};
 use std::{ops::RangeInclusive, time::Duration};
 
 /// The text of the application heartbeat: see [`Config::heartbeat`](field@Config::heartbeat).
@@ -54,6 +57,10 @@ macro_rules! settings {
             /// The subprotocols that this server speaks, the most preferred first (RFC 6455 1.9). The
             /// first of them that a client offers is chosen; where none fits, none is. Defaults to none.
             pub subprotocols: Vec<String>,
+            /// The proxies whose word is taken for who their clients are, in `X-Forwarded-For`: for
+            /// [`Request::peer_addr`](crate::Request::peer_addr), the log, and `max_connections_per_ip`. Anyone else may
+            /// write there what he likes. Defaults to none.
+            pub trusted_proxies: Vec<TrustedProxy>,
         }
 
         impl Config {
@@ -64,6 +71,7 @@ macro_rules! settings {
                     $($field: $default,)*
                     origins: Origins::SameHost,
                     subprotocols: Vec::new(),
+                    trusted_proxies: Vec::new(),
                 }
             }
 
@@ -84,7 +92,7 @@ settings! {
     /// `Retry-After`. Defaults to 1,024.
     max_connections(usize): usize = 1024,
     /// The most connections at once from one IPv4 address or one IPv6 /64 network. Further ones get
-    /// 429. Defaults to `None`, no limit: behind a proxy all clients have one address.
+    /// 429. Behind a proxy all clients have its address, unless it is one of `trusted_proxies`. Defaults to `None`, no limit.
     max_connections_per_ip(impl Into<Option<usize>>): Option<usize> = None,
     /// The most memory in bytes that clients can make the server use: connections, request heads, messages being
     /// received, queued in either direction and being sent, all counted by what is allocated for them. An eighth of it, while
@@ -171,6 +179,13 @@ impl Config {
     #[must_use]
     pub fn subprotocols<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
         self.subprotocols = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets [`trusted_proxies`](field@Self::trusted_proxies).
+    #[must_use]
+    pub fn trusted_proxies(mut self, proxies: impl IntoIterator<Item = TrustedProxy>) -> Self {
+        self.trusted_proxies = proxies.into_iter().collect();
         self
     }
 

@@ -22,7 +22,7 @@ use std::{
     cell::{Cell, RefCell},
     fmt,
     io::{self, IoSlice, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::SocketAddr,
     rc::Rc,
     sync::{
         Arc,
@@ -282,6 +282,11 @@ impl<T> Io<T> {
 }
 
 impl<T: AsFd> Io<T> {
+    pub(crate) fn new(socket: T) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Self::register(socket)
+    }
+
     /// Takes a socket that was made not to block.
     fn register(socket: T) -> io::Result<Self> {
         let sockets = reactor::sockets()?;
@@ -308,22 +313,6 @@ impl<T> Drop for Io<T> {
         // The kernel forgets a socket when it is closed. Should it be open elsewhere and tell on, another's wait may end
         // early.
         self.sockets.sources.borrow_mut().remove(self.key);
-    }
-}
-
-#[cfg(feature = "signals")]
-impl Io<std::os::unix::net::UnixStream> {
-    pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        Self::register(stream)
-    }
-}
-
-#[cfg(test)]
-impl Io<TcpStream> {
-    pub(crate) fn connected(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        Self::register(stream)
     }
 }
 
@@ -385,16 +374,11 @@ where
     }
 }
 
-impl Io<TcpListener> {
-    pub(crate) fn listen(listener: TcpListener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        Self::register(listener)
-    }
-
-    pub(crate) fn poll_accept(
+impl<T: AsFd> Io<T> {
+    pub(crate) fn poll_accept<S: AsFd + From<OwnedFd>>(
         &self,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(Io<TcpStream>, Option<SocketAddr>)>> {
+    ) -> Poll<io::Result<(Io<S>, Option<SocketAddr>)>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let reading = &self.source.reading;
         ready!(reading.turn.poll(cx));

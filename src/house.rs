@@ -7,8 +7,8 @@ use crate::{
     error::Refusal,
     latch::Latch,
     link::{Link, Links},
-    reactor,
-    request::Peer,
+    proxy, reactor,
+    request::{Peer, Request},
     response::Response,
     route::Routes,
     scratch::Scratch,
@@ -113,7 +113,9 @@ struct Seats {
 /// A connection's place under the limits, given back when it is dropped.
 pub(crate) struct Seat {
     pub(crate) house: Rc<House>,
-    pub(crate) peer: Option<SocketAddr>,
+    peer: Cell<Option<SocketAddr>>,
+    /// Its address has one connection more for it.
+    counted: Cell<bool>,
     pub(crate) account: Rc<Account>,
 }
 
@@ -127,37 +129,66 @@ impl Seats {
 
 impl Seat {
     pub(crate) fn take(house: &Rc<House>, peer: Option<SocketAddr>) -> Result<Self, Refusal> {
-        let (config, seats) = (&house.config, &house.seats);
-        if seats.taken.get() >= config.max_connections {
+        if house.seats.taken.get() >= house.config.max_connections {
             return Err(Refusal::Full);
-        }
-        let network = counted_network(config, peer);
-        if let (Some(network), Some(max)) = (network, config.max_connections_per_ip) {
-            let by_network = seats.by_network.borrow();
-            if by_network.get(&network).is_some_and(|count| *count >= max) {
-                return Err(Refusal::TooManyFromAddress);
-            }
         }
         let account = house
             .budget
             .open(CONNECTION_BYTES)
             .ok_or(Refusal::OutOfMemory)?;
-        if let Some(network) = network {
-            *seats.by_network.borrow_mut().entry(network).or_default() += 1;
-        }
-        seats.taken.set(seats.taken.get() + 1);
-        Ok(Self {
+        house.seats.taken.set(house.seats.taken.get() + 1);
+        let seat = Self {
             house: house.clone(),
-            peer,
+            peer: Cell::new(peer),
+            counted: Cell::new(false),
             account,
-        })
+        };
+        // Whose connection a proxy's is will be known from its request.
+        if !proxy::is_trusted(&house.config.trusted_proxies, peer) {
+            seat.count()?;
+        }
+        Ok(seat)
+    }
+
+    /// The client's address, as far as it is known.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.peer.get()
+    }
+
+    /// Believes of a request whom it is from, if a trusted proxy says it.
+    pub(crate) fn identify(&self, request: &mut Request) -> Result<(), Refusal> {
+        let proxies = &self.house.config.trusted_proxies;
+        if !proxy::is_trusted(proxies, self.peer()) {
+            return Ok(());
+        }
+        if let Some(client) = proxy::client(proxies, request.header_list("x-forwarded-for")) {
+            self.peer.set(Some((client, 0).into()));
+            request.peer_addr = self.peer();
+        }
+        self.count()
+    }
+
+    /// Counts it for its address, where there is a limit.
+    fn count(&self) -> Result<(), Refusal> {
+        let house = &self.house;
+        if let (Some(peer), Some(max)) = (self.peer(), house.config.max_connections_per_ip) {
+            let mut by_network = house.seats.by_network.borrow_mut();
+            let count = by_network.entry(network(peer.ip())).or_default();
+            if *count >= max {
+                return Err(Refusal::TooManyFromAddress);
+            }
+            *count += 1;
+            self.counted.set(true);
+        }
+        Ok(())
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         let seats = &self.house.seats;
-        if let Some(network) = counted_network(&self.house.config, self.peer) {
+        if let (Some(peer), true) = (self.peer(), self.counted.get()) {
+            let network = network(peer.ip());
             let mut by_network = seats.by_network.borrow_mut();
             if let Some(count) = by_network.get_mut(&network) {
                 *count -= 1;
@@ -169,12 +200,6 @@ impl Drop for Seat {
         seats.taken.set(seats.taken.get() - 1);
         seats.left.notify(usize::MAX);
     }
-}
-
-/// Only where there is a limit.
-fn counted_network(config: &Config, peer: Option<SocketAddr>) -> Option<IpAddr> {
-    let counted = config.max_connections_per_ip.and(peer);
-    counted.map(|peer| network(peer.ip()))
 }
 
 /// An IPv6 customer has a whole /64, so that is what counts as one address.

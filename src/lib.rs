@@ -29,12 +29,14 @@ mod heartbeat;
 mod house;
 mod latch;
 mod link;
+mod listener;
 mod message;
 #[cfg(feature = "testing")]
 mod pipe;
 mod pool;
 #[cfg(not(all(target_os = "linux", not(whit_portable))))]
 mod portable;
+mod proxy;
 mod queue;
 mod reactor;
 mod reader;
@@ -54,6 +56,8 @@ mod tcp;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod turn;
+#[cfg(unix)]
+mod unix;
 mod wire;
 mod writer;
 
@@ -62,11 +66,12 @@ pub use crate::{
     config::{Config, HEARTBEAT, Origins},
     connection::{Connection, TryWriteError},
     error::{Error, Result},
+    listener::Listener,
     message::{Message, Text},
+    proxy::TrustedProxy,
     reactor::block_on,
     request::Request,
     response::Response,
     server::{Server, ShutdownHandle},
-    socket::Listener,
     stats::{Stats, StatsHandle},
 };

@@ -3,13 +3,16 @@
 mod allocator;
 mod descriptors;
 mod options;
+mod owner;
 
 use futures_lite::future;
 use options::{Invocation, Mistake, Options};
+use owner::Owner;
 use std::{
     error::Error,
     fmt::Display,
     io::{self, Write},
+    os::unix::fs::chown,
     process::ExitCode,
 };
 use whit::{Closed, Connection, Listener, Response, Server};
@@ -60,16 +63,20 @@ fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
     let server = server(options);
     server.check()?;
     let max_files = descriptors::raise_limit();
-    let mut listener = Listener::default();
-    for addr in &options.listen {
-        listener.join(Listener::bind(addr.as_str())?);
-    }
-    let addrs = listener.local_addrs();
+    let listener = listen(options)?;
+    let (addrs, paths) = (listener.local_addrs(), listener.local_paths());
     let stats = server.stats_handle();
     // It comes second, so that signals are heeded by the time that it says so.
     let telling_and_trimming = async {
         for addr in addrs {
             say(&format_args!("listening on ws://{addr}{}", options.path));
+        }
+        for path in paths {
+            say(&format_args!(
+                "listening on unix:{} (WebSocket at {})",
+                path.display(),
+                options.path
+            ));
         }
         // Beside the connections: those that are turned away, the listeners, and what the reactor needs.
         let needed = options.config.max_connections.saturating_add(100) as u64;
@@ -86,6 +93,28 @@ fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
     };
     let serving = server.shut_down_on_signals().serve(listener);
     Ok(whit::block_on(future::or(serving, telling_and_trimming))??)
+}
+
+fn listen(options: &Options) -> whit::Result<Listener> {
+    let mut listener = Listener::default();
+    for addr in &options.listen {
+        listener.join(match addr.strip_prefix("unix:") {
+            Some(path) => listen_at(path, options)?,
+            None => Listener::bind(addr.as_str())?,
+        });
+    }
+    Ok(listener)
+}
+
+fn listen_at(path: &str, options: &Options) -> whit::Result<Listener> {
+    let listener = Listener::bind_unix(path, options.socket_mode)?;
+    if let Some(Owner { user, group }) = options.socket_owner {
+        chown(path, Some(user), group).map_err(|source| whit::Error::Listen {
+            addr: format!("unix:{path}, as its owner cannot be changed"),
+            source,
+        })?;
+    }
+    Ok(listener)
 }
 
 fn server(options: &Options) -> Server {

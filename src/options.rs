@@ -1,5 +1,6 @@
 //! The command's flags.
 
+use crate::owner::Owner;
 use lexopt::{Parser, ValueExt, prelude::*};
 use std::{
     fmt::{self, Write},
@@ -14,8 +15,11 @@ A WebSocket echo server with a heartbeat, and a page at / to try it.
 Usage: whit [serve] [OPTIONS]
 
 Options:
-      --listen ADDR                Listen on this address, such as 0.0.0.0:7777 or [::1]:0. Port 0 lets the
-                                   system choose. Repeatable [default: 127.0.0.1:7777]
+      --listen ADDR                Listen on this address, such as 0.0.0.0:7777 or [::1]:0, where port 0 lets
+                                   the system choose, or on a unix socket, such as unix:/run/whit/whit.sock.
+                                   Repeatable [default: 127.0.0.1:7777]
+      --socket-mode MODE           Who may connect to the unix sockets, as for chmod [default: 660]
+      --socket-owner USER[:GROUP]  Whose they are, by name or number [default: whoever starts it]
       --path PATH                  The path of the WebSocket [default: /ws]
       --heartbeat TIME             Send the text 'heartbeat' to every client this often, or 'off' [default: 1s]
       --ping-interval TIME         Ping every client this often, or 'off' [default: 30s]
@@ -27,6 +31,8 @@ Options:
                                    'any'. Pages of this server's own host may always. Repeatable
       --max-connections N          Answer further clients with 503 [default: 1024]
       --max-connections-per-ip N   Answer further clients of one address with 429, or 'off' [default: 64]
+      --trusted-proxy ADDR         Believe the X-Forwarded-For of a proxy at this address or network, such as
+                                   10.0.0.0/8, or of 'unix', any that comes by a unix socket. Repeatable
       --max-message SIZE           Close a connection that sends a longer message [default: 64KiB]
       --memory SIZE                Bound what all clients together can make it use; at the limit the one that
                                    holds the most is closed with 1013 [default: 32MiB]
@@ -49,7 +55,10 @@ pub(crate) enum Invocation {
 }
 
 pub(crate) struct Options {
+    /// Internet addresses, and paths of unix sockets behind `unix:`.
     pub(crate) listen: Vec<String>,
+    pub(crate) socket_mode: u32,
+    pub(crate) socket_owner: Option<Owner>,
     pub(crate) path: String,
     pub(crate) config: Config,
     pub(crate) log_level: log::LevelFilter,
@@ -59,6 +68,8 @@ impl Options {
     pub(crate) fn parse(mut args: Parser) -> Result<Invocation, Mistake> {
         let mut options = Self {
             listen: Vec::new(),
+            socket_mode: 0o660,
+            socket_owner: None,
             path: "/ws".into(),
             config: Config::new()
                 .heartbeat(Duration::from_secs(1))
@@ -70,6 +81,12 @@ impl Options {
             let config = &mut options.config;
             match arg {
                 Long("listen") => options.listen.push(args.value()?.string()?),
+                Long("socket-mode") => {
+                    options.socket_mode = value(&mut args, "--socket-mode", mode)?;
+                }
+                Long("socket-owner") => {
+                    options.socket_owner = Some(value(&mut args, "--socket-owner", Owner::of)?);
+                }
                 Long("path") => options.path = args.value()?.string()?,
                 Long("heartbeat") => {
                     config.heartbeat = value(&mut args, "--heartbeat", |text| or_off(text, time))?
@@ -100,6 +117,10 @@ impl Options {
                         value(&mut args, "--max-connections-per-ip", |text| {
                             or_off(text, count)
                         })?;
+                }
+                Long("trusted-proxy") => {
+                    let text = args.value()?.string()?;
+                    config.trusted_proxies.push(text.parse()?);
                 }
                 Long("max-message") => {
                     config.max_message_bytes = value(&mut args, "--max-message", size)?
@@ -141,6 +162,7 @@ impl Mistake {
                     "pong_timeout" => "--pong-timeout",
                     "idle_timeout" => "--idle-timeout",
                     "origins" => "--allow-origin",
+                    "trusted_proxies" => "--trusted-proxy",
                     "max_connections" => "--max-connections",
                     "max_connections_per_ip" => "--max-connections-per-ip",
                     "max_message_bytes" => "--max-message",
@@ -157,6 +179,12 @@ impl Mistake {
             }
             _ => None,
         }
+    }
+}
+
+impl From<whit::Error> for Mistake {
+    fn from(error: whit::Error) -> Self {
+        Self::of(&error).unwrap_or_else(|| Self(error.to_string()))
     }
 }
 
@@ -201,6 +229,13 @@ fn or_off<T>(
 
 fn count(text: &str) -> Result<usize, &'static str> {
     text.parse().map_err(|_| "not a whole number")
+}
+
+fn mode(text: &str) -> Result<u32, &'static str> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode @ ..=0o777) if text.len() >= 3 => Ok(mode),
+        _ => Err("not a mode: three octal digits such as 660"),
+    }
 }
 
 fn size(text: &str) -> Result<usize, &'static str> {
@@ -264,6 +299,15 @@ mod tests {
             assert!(size(bad).is_err(), "{bad:?}");
         }
         assert!(size("99999999999999GiB").is_err());
+    }
+
+    #[test]
+    fn a_mode_is_octal() {
+        assert_eq!(mode("660"), Ok(0o660));
+        assert_eq!(mode("0600"), Ok(0o600));
+        for bad in ["", "6", "888", "1777", "rw-", "-60", "0o660"] {
+            assert!(mode(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,13 @@
 use crate::turn::Turn;
 use futures_lite::ready;
 use smol::Async;
+#[cfg(windows)]
+use std::os::windows::io::AsSocket as AsSource;
+#[cfg(unix)]
+use std::os::{
+    fd::AsFd as AsSource,
+    unix::net::{UnixListener, UnixStream},
+};
 use std::{
     cell::Cell,
     io::{self, IoSlice, Read, Write},
@@ -88,10 +95,9 @@ fn poll<R>(
     }
 }
 
-#[cfg(feature = "signals")]
-impl Io<std::os::unix::net::UnixStream> {
-    pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> io::Result<Self> {
-        Async::new(stream).map(Self::from_async)
+impl<T: AsSource> Io<T> {
+    pub(crate) fn new(socket: T) -> io::Result<Self> {
+        Async::new(socket).map(Self::from_async)
     }
 }
 
@@ -154,27 +160,40 @@ where
     }
 }
 
-#[cfg(test)]
-impl Io<TcpStream> {
-    pub(crate) fn connected(stream: TcpStream) -> io::Result<Self> {
-        Async::new(stream).map(Self::from_async)
+impl<T> Io<T> {
+    fn poll_accepted<S: AsSource>(
+        &self,
+        cx: &mut Context<'_>,
+        accept: impl Fn(&T) -> io::Result<(S, Option<SocketAddr>)>,
+    ) -> Poll<io::Result<(Io<S>, Option<SocketAddr>)>> {
+        ready!(self.poll_turn(cx))?;
+        let accepted = poll(|| accept(self.get_ref()), || self.source.poll_readable(cx));
+        self.reading.count(accepted, |_| 0).map(|accepted| {
+            let (stream, peer) = accepted?;
+            Ok((Io::new(stream)?, peer))
+        })
     }
 }
 
 impl Io<TcpListener> {
-    pub(crate) fn listen(listener: TcpListener) -> io::Result<Self> {
-        Async::new(listener).map(Self::from_async)
-    }
-
     pub(crate) fn poll_accept(
         &self,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<(Io<TcpStream>, Option<SocketAddr>)>> {
-        ready!(self.poll_turn(cx))?;
-        let accepted = poll(|| self.get_ref().accept(), || self.source.poll_readable(cx));
-        self.reading.count(accepted, |_| 0).map(|accepted| {
-            let (stream, peer) = accepted?;
-            Ok((Io::from_async(Async::new(stream)?), Some(peer)))
+        self.poll_accepted(cx, |listener| {
+            listener.accept().map(|(stream, peer)| (stream, Some(peer)))
+        })
+    }
+}
+
+#[cfg(unix)]
+impl Io<UnixListener> {
+    pub(crate) fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Io<UnixStream>, Option<SocketAddr>)>> {
+        self.poll_accepted(cx, |listener| {
+            listener.accept().map(|(stream, _)| (stream, None))
         })
     }
 }

@@ -22,7 +22,7 @@ pub struct Request {
     /// Where the header fields begin.
     fields: u32,
     http_1_1: bool,
-    peer_addr: Option<SocketAddr>,
+    pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) subprotocol: Option<Box<str>>,
 }
 
@@ -64,8 +64,9 @@ impl Request {
         })
     }
 
-    /// The address at the other end of the socket: the client, or the proxy that it came through. `None` where
-    /// the socket is not one of the internet.
+    /// The client's address: the one at the other end of the socket, or, where that is a
+    /// [trusted proxy's](field@crate::Config::trusted_proxies), the one that it says its client has, with 0 for the port that it
+    /// does not tell. `None` where the socket is not one of the internet.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.peer_addr
     }
@@ -191,6 +192,8 @@ pub(crate) struct Peer(pub(crate) Option<SocketAddr>);
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            // As a proxy told it.
+            Some(addr) if addr.port() == 0 => addr.ip().fmt(f),
             Some(addr) => addr.fmt(f),
             None => f.write_str("local"),
         }

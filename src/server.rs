@@ -9,11 +9,11 @@ use crate::{
     heartbeat,
     house::{House, Seat},
     latch::Latch,
+    listener::{Incoming, Listener},
     reactor::{self, block_on},
     request::{Peer, Request},
     response::Response,
     route::Routes,
-    socket::{Incoming, Listener},
     stats::StatsHandle,
 };
 #[cfg(feature = "signals")]

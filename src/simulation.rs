@@ -2,10 +2,10 @@
 
 use crate::{
     error::Result,
+    listener::Listener,
     pipe::Pipe,
     reactor::{self, Reactor},
     server::{Server, ShutdownHandle},
-    socket::Listener,
 };
 use async_channel::{Sender, unbounded};
 use std::{

@@ -1,24 +1,17 @@
-//! The byte stream that a connection runs over, and the listener that it comes from.
+//! The byte stream that a connection runs over.
 
-use crate::{
-    error::{Error, Result},
-    reactor::Io,
-    tcp,
-};
+#[cfg(feature = "testing")]
+use crate::pipe::Pipe;
+use crate::{reactor::Io, tcp};
 use futures_lite::future::poll_fn;
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
 use std::{
     cell::Cell,
-    fmt, io,
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
+    io,
+    net::{Shutdown, TcpStream},
     task::{Context, Poll},
     time::Duration,
-};
-#[cfg(feature = "testing")]
-use {
-    crate::pipe::Pipe,
-    async_channel::Receiver,
-    futures_lite::Stream as _,
-    std::{cell::RefCell, pin::Pin},
 };
 
 /// A connected byte stream of any kind. Both directions work through a shared reference.
@@ -34,14 +27,16 @@ pub(crate) struct Socket {
 }
 
 #[derive(Debug)]
-enum Stream {
+pub(crate) enum Stream {
     Tcp(Io<TcpStream>),
+    #[cfg(unix)]
+    Unix(Io<UnixStream>),
     #[cfg(feature = "testing")]
     Pipe(Pipe),
 }
 
 impl Socket {
-    fn new(stream: Stream, patience: Duration) -> Self {
+    pub(crate) fn new(stream: Stream, patience: Duration) -> Self {
         Self {
             stream,
             patience,
@@ -53,7 +48,7 @@ impl Socket {
 
     #[cfg(test)]
     pub(crate) fn tcp(stream: TcpStream, patience: Duration) -> io::Result<Self> {
-        Io::connected(stream).map(|io| Self::new(Stream::Tcp(io), patience))
+        Io::new(stream).map(|io| Self::new(Stream::Tcp(io), patience))
     }
 
     #[cfg(all(fuzzing, feature = "testing"))]
@@ -68,6 +63,8 @@ impl Socket {
     ) -> Poll<io::Result<usize>> {
         let result = match &self.stream {
             Stream::Tcp(io) => io.poll_read(cx, buf),
+            #[cfg(unix)]
+            Stream::Unix(io) => io.poll_read(cx, buf),
             #[cfg(feature = "testing")]
             Stream::Pipe(pipe) => pipe.poll_read(cx, buf),
         };
@@ -83,6 +80,8 @@ impl Socket {
     ) -> Poll<io::Result<usize>> {
         let result = match &self.stream {
             Stream::Tcp(io) => io.poll_read_more(cx, buf),
+            #[cfg(unix)]
+            Stream::Unix(io) => io.poll_read_more(cx, buf),
             #[cfg(feature = "testing")]
             Stream::Pipe(pipe) => pipe.poll_read_more(cx, buf),
         };
@@ -100,6 +99,8 @@ impl Socket {
     pub(crate) fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.stream {
             Stream::Tcp(io) => io.poll_may_read(cx),
+            #[cfg(unix)]
+            Stream::Unix(io) => io.poll_may_read(cx),
             #[cfg(feature = "testing")]
             Stream::Pipe(_) => Poll::Ready(()),
         }
@@ -114,6 +115,8 @@ impl Socket {
     ) -> Poll<io::Result<usize>> {
         let result = match &self.stream {
             Stream::Tcp(io) => io.poll_write(cx, buf, more),
+            #[cfg(unix)]
+            Stream::Unix(io) => io.poll_write(cx, buf, more),
             #[cfg(feature = "testing")]
             Stream::Pipe(pipe) => pipe.poll_write(cx, if buf.is_empty() { more } else { buf }),
         };
@@ -141,6 +144,8 @@ impl Socket {
         match &self.stream {
             // Fails only where the connection is gone already.
             Stream::Tcp(io) => drop(io.get_ref().shutdown(Shutdown::Write)),
+            #[cfg(unix)]
+            Stream::Unix(io) => drop(io.get_ref().shutdown(Shutdown::Write)),
             #[cfg(feature = "testing")]
             Stream::Pipe(pipe) => pipe.shutdown_write(),
         }
@@ -157,6 +162,8 @@ impl Socket {
 
         let drained = match &self.stream {
             Stream::Tcp(io) => io.is_drained(),
+            #[cfg(unix)]
+            Stream::Unix(io) => io.is_drained(),
             #[cfg(feature = "testing")]
             Stream::Pipe(pipe) => pipe.is_drained(),
         };
@@ -184,6 +191,9 @@ impl Socket {
     pub(crate) fn sending(&self) -> (u64, u64) {
         let underway = match &self.stream {
             Stream::Tcp(io) => tcp::unacknowledged(io.get_ref()).unwrap_or(0),
+            // The other end is on this machine, and answers for itself.
+            #[cfg(unix)]
+            Stream::Unix(_) => 0,
             #[cfg(feature = "testing")]
             Stream::Pipe(pipe) => pipe.unread(),
         } as u64;
@@ -196,166 +206,6 @@ impl Drop for Socket {
         match &self.stream {
             Stream::Tcp(io) if !self.parted.get() => tcp::limit_rest(io.get_ref(), self.patience),
             _ => {}
-        }
-    }
-}
-
-/// The addresses that a [`Server`](crate::Server) listens on. The default one has none: others can
-/// [`join`](Self::join) it.
-///
-/// # Examples
-///
-/// ```
-/// let listener = whit::Listener::bind("127.0.0.1:0")?;
-/// assert_ne!(listener.local_addrs()[0].port(), 0);
-/// # Ok::<(), whit::Error>(())
-/// ```
-#[derive(Default)]
-pub struct Listener {
-    tcp: Vec<TcpListener>,
-    #[cfg(feature = "testing")]
-    pipes: Vec<Receiver<Pipe>>,
-}
-
-impl Listener {
-    /// Binds every address that `addrs` resolves to. Port 0 lets the system choose one.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Listen`] if the address cannot be understood or bound: then none is.
-    pub fn bind(addrs: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
-        let unresolved = |source| Error::Listen {
-            addr: format!("{addrs:?}"),
-            source,
-        };
-        let mut listener = Self::default();
-        for addr in addrs.to_socket_addrs().map_err(unresolved)? {
-            let bound = TcpListener::bind(addr).map_err(|source| Error::Listen {
-                addr: addr.to_string(),
-                source,
-            })?;
-            listener.tcp.push(bound);
-        }
-        if listener.tcp.is_empty() {
-            let nothing = io::Error::new(io::ErrorKind::InvalidInput, "it names no address");
-            return Err(unresolved(nothing));
-        }
-        Ok(listener)
-    }
-
-    /// The addresses listened on, with the real ports.
-    pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.tcp
-            .iter()
-            .filter_map(|listener| listener.local_addr().ok())
-            .collect()
-    }
-
-    /// Listens on all that `other` listens on, too.
-    pub fn join(&mut self, other: Self) {
-        self.tcp.extend(other.tcp);
-        #[cfg(feature = "testing")]
-        self.pipes.extend(other.pipes);
-    }
-
-    /// Takes the connections whose server ends are sent through `pipes`, too.
-    #[cfg(feature = "testing")]
-    pub(crate) fn join_pipes(&mut self, pipes: Receiver<Pipe>) {
-        self.pipes.push(pipes);
-    }
-
-    /// Begins to wait for connections. What is still to be sent when one is dropped has `patience`.
-    pub(crate) fn open(self, patience: Duration) -> Result<Incoming> {
-        let mut sources = Vec::new();
-        for listener in self.tcp {
-            tcp::tune(&listener);
-            let addr = listener.local_addr();
-            sources.push(match Io::listen(listener) {
-                Ok(io) => Source::Tcp(io),
-                Err(source) => {
-                    return Err(Error::Listen {
-                        addr: addr.map_or_else(|error| error.to_string(), |addr| addr.to_string()),
-                        source,
-                    });
-                }
-            });
-        }
-        #[cfg(feature = "testing")]
-        sources.extend(
-            self.pipes
-                .into_iter()
-                .map(|pipes| Source::Pipes(RefCell::new(Box::pin(pipes)))),
-        );
-        Ok(Incoming {
-            sources,
-            next: Cell::new(0),
-            patience,
-        })
-    }
-}
-
-impl From<TcpListener> for Listener {
-    fn from(listener: TcpListener) -> Self {
-        Self {
-            tcp: vec![listener],
-            ..Self::default()
-        }
-    }
-}
-
-impl fmt::Debug for Listener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener")
-            .field("local_addrs", &self.local_addrs())
-            .finish()
-    }
-}
-
-/// The connections that come.
-pub(crate) struct Incoming {
-    sources: Vec<Source>,
-    /// The source to ask first, so that a busy one does not keep the others waiting.
-    next: Cell<usize>,
-    patience: Duration,
-}
-
-enum Source {
-    Tcp(Io<TcpListener>),
-    #[cfg(feature = "testing")]
-    Pipes(RefCell<Pin<Box<Receiver<Pipe>>>>),
-}
-
-impl Incoming {
-    /// Waits for the next connection.
-    pub(crate) async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
-        poll_fn(|cx| {
-            let count = self.sources.len();
-            for i in 0..count {
-                let turn = (self.next.get() + i) % count;
-                if let Poll::Ready(result) = self.sources[turn].poll_accept(cx) {
-                    self.next.set((turn + 1) % count);
-                    return Poll::Ready(
-                        result.map(|(stream, peer)| (Socket::new(stream, self.patience), peer)),
-                    );
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-impl Source {
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Option<SocketAddr>)>> {
-        match self {
-            Self::Tcp(io) => io
-                .poll_accept(cx)
-                .map_ok(|(io, peer)| (Stream::Tcp(io), peer)),
-            #[cfg(feature = "testing")]
-            Self::Pipes(pipes) => match pipes.borrow_mut().as_mut().poll_next(cx) {
-                Poll::Ready(Some(pipe)) => Poll::Ready(Ok((Stream::Pipe(pipe), None))),
-                Poll::Ready(None) | Poll::Pending => Poll::Pending,
-            },
         }
     }
 }

@@ -199,6 +199,19 @@ fn a_mistake_is_one_line_that_names_it() {
             &["--listen", "banana"],
             "whit: --listen \"banana\": invalid socket address",
         ),
+        (&["--listen", "unix:"], "whit: --listen unix:: "),
+        (
+            &["--socket-mode", "rw"],
+            "whit: --socket-mode rw: not a mode: three octal digits such as 660",
+        ),
+        (
+            &["--socket-owner", "no such user"],
+            "whit: --socket-owner no such user: there is no such user",
+        ),
+        (
+            &["--trusted-proxy", "10.0.0.0/64"],
+            "whit: --trusted-proxy \"10.0.0.0/64\": a proxy is an address",
+        ),
         (&["--path", "ws"], "whit: --path ws: a path begins with /"),
         // What would end the line, or command the terminal, is shown and not done.
         (
@@ -243,6 +256,34 @@ fn it_serves_a_page_that_knows_the_path() {
     assert!(page.contains("/a&amp;b") && !page.contains("{{"), "{page}");
     assert!(running.get("/a&b").starts_with("HTTP/1.1 426 "));
     assert!(running.get("/ws").starts_with("HTTP/1.1 404 "));
+}
+
+#[cfg(unix)]
+#[test]
+fn it_serves_at_a_unix_socket_as_well() {
+    use std::os::unix::{fs::PermissionsExt, net::UnixStream};
+
+    let path = std::env::temp_dir().join(format!("whit-command-{}", std::process::id()));
+    let addr = format!("unix:{}", path.display());
+    let mut running = Running::start(&["--listen", &addr, "--socket-mode", "600"]);
+    let mut line = String::new();
+    running.log.as_mut().unwrap().read_line(&mut line).unwrap();
+    assert_eq!(line, format!("listening on {addr} (WebSocket at /ws)\n"));
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: pi\r\n\r\n")
+        .unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
+
+    running.signal("TERM");
+    let (log, code) = running.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!path.exists());
 }
 
 #[test]

@@ -120,6 +120,9 @@ fn the_defaults_are_those_of_the_readme() {
     };
     let time = |time: Duration| format!("{} s", time.as_secs());
     let optional = |text: Option<String>| text.unwrap_or_else(|| "off".into());
+    fn none<T>(list: &[T]) -> String {
+        if list.is_empty() { "none" } else { "some" }.into()
+    }
     let expected = [
         ("max_connections", config.max_connections.to_string()),
         (
@@ -145,14 +148,8 @@ fn the_defaults_are_those_of_the_readme() {
         ("close_timeout", time(config.close_timeout)),
         ("drain_timeout", time(config.drain_timeout)),
         ("origins", format!("{:?}", config.origins)),
-        (
-            "subprotocols",
-            if config.subprotocols.is_empty() {
-                "none".into()
-            } else {
-                String::new()
-            },
-        ),
+        ("subprotocols", none(&config.subprotocols)),
+        ("trusted_proxies", none(&config.trusted_proxies)),
     ];
     let readme = include_str!("../README.md");
     let rows: Vec<(&str, &str)> = readme

@@ -3,6 +3,8 @@
 
 #[path = "../../src/options.rs"]
 mod options;
+#[path = "../../src/owner.rs"]
+mod owner;
 
 use lexopt::Parser;
 use libfuzzer_sys::fuzz_target;
