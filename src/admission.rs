@@ -36,8 +36,7 @@ fn connect<'a>(
     frames_out: Rc<FrameWriter>,
     admitted: Admitted,
 ) -> impl Future<Output = ()> + use<'a> {
-    let (house, account) = (&seat.house, &seat.account);
-    let config = &house.config;
+    let (house, config, account) = (&seat.house, &*seat.config, &seat.account);
     let limits = FrameLimits {
         max_message_bytes: config.max_message_bytes,
         max_fragments: config.max_fragments,
@@ -76,7 +75,7 @@ enum Outcome {
 
 /// Reads a request and answers it. `None` if that was all. The charge is for the request.
 async fn shake_hands(seat: &Seat, socket: &Socket) -> Option<(Admitted, Charge)> {
-    let config = &seat.house.config;
+    let config = &*seat.config;
     // For the head, or the answer to it.
     let mut charge = Charge::new(seat.account.clone());
     let head = read_head(seat, socket, &mut charge).await;
@@ -104,7 +103,7 @@ fn judge(seat: &Seat, head: Head, mut charge: Charge) -> Outcome {
         Ok((mut request, already_read)) => {
             let judged = seat
                 .identify(&mut request)
-                .and_then(|()| handshake::judge(&request, &house.routes, &house.config));
+                .and_then(|()| handshake::judge(&request, &house.routes, &seat.config));
             match judged {
                 Ok(Verdict::Upgrade {
                     handler,
@@ -147,7 +146,7 @@ fn judge(seat: &Seat, head: Head, mut charge: Charge) -> Outcome {
 /// Reads a request, with all that can keep one from it.
 async fn read_head(seat: &Seat, socket: &Socket, charge: &mut Charge) -> Head {
     let house = &seat.house;
-    let config = &house.config;
+    let config = &seat.config;
     let reading = request::read(socket, seat.peer(), config.max_head_bytes, charge);
     let mut reading = pin!(reading);
     // Mostly it is there at once.

@@ -28,7 +28,9 @@ const CONNECTION_BYTES: usize = 3 * 1024;
 
 /// What all tasks of a running server share.
 pub(crate) struct House {
-    pub(crate) config: Config,
+    config: RefCell<Rc<Config>>,
+    /// The configuration was to be loaded anew, and was if it could be.
+    pub(crate) reloaded: Event,
     pub(crate) routes: Routes,
     /// Set when the server is to go down.
     pub(crate) shutdown: Arc<Latch<()>>,
@@ -50,7 +52,8 @@ impl House {
         budget.set_limit(config.memory_budget_bytes);
         Self {
             budget,
-            config,
+            config: RefCell::new(Rc::new(config)),
+            reloaded: Event::new(),
             routes,
             shutdown,
             links: Rc::new(Links::counted_by(stats.clone())),
@@ -60,10 +63,22 @@ impl House {
         }
     }
 
+    /// As it is now.
+    pub(crate) fn config(&self) -> Rc<Config> {
+        self.config.borrow().clone()
+    }
+
+    /// Goes on with another configuration, which has been checked.
+    #[cfg(feature = "signals")]
+    pub(crate) fn reconfigure(&self, config: Config) {
+        self.budget.set_limit(config.memory_budget_bytes);
+        self.config.replace(Rc::new(config));
+    }
+
     /// Closes all connections and waits until all have parted.
     pub(crate) async fn drain(&self) {
         self.links.for_each(Self::close_going_away);
-        if reactor::timeout(self.config.drain_timeout, self.seats.all_left())
+        if reactor::timeout(self.config().drain_timeout, self.seats.all_left())
             .await
             .is_none()
         {
@@ -113,6 +128,8 @@ struct Seats {
 /// A connection's place under the limits, given back when it is dropped.
 pub(crate) struct Seat {
     pub(crate) house: Rc<House>,
+    /// As it was when the connection came.
+    pub(crate) config: Rc<Config>,
     peer: Cell<Option<SocketAddr>>,
     /// Its address has one connection more for it.
     counted: Cell<bool>,
@@ -129,7 +146,8 @@ impl Seats {
 
 impl Seat {
     pub(crate) fn take(house: &Rc<House>, peer: Option<SocketAddr>) -> Result<Self, Refusal> {
-        if house.seats.taken.get() >= house.config.max_connections {
+        let config = house.config();
+        if house.seats.taken.get() >= config.max_connections {
             return Err(Refusal::Full);
         }
         let account = house
@@ -139,12 +157,13 @@ impl Seat {
         house.seats.taken.set(house.seats.taken.get() + 1);
         let seat = Self {
             house: house.clone(),
+            config,
             peer: Cell::new(peer),
             counted: Cell::new(false),
             account,
         };
         // Whose connection a proxy's is will be known from its request.
-        if !proxy::is_trusted(&house.config.trusted_proxies, peer) {
+        if !proxy::is_trusted(&seat.config.trusted_proxies, peer) {
             seat.count()?;
         }
         Ok(seat)
@@ -157,7 +176,7 @@ impl Seat {
 
     /// Believes of a request whom it is from, if a trusted proxy says it.
     pub(crate) fn identify(&self, request: &mut Request) -> Result<(), Refusal> {
-        let proxies = &self.house.config.trusted_proxies;
+        let proxies = &self.config.trusted_proxies;
         if !proxy::is_trusted(proxies, self.peer()) {
             return Ok(());
         }
@@ -170,9 +189,8 @@ impl Seat {
 
     /// Counts it for its address, where there is a limit.
     fn count(&self) -> Result<(), Refusal> {
-        let house = &self.house;
-        if let (Some(peer), Some(max)) = (self.peer(), house.config.max_connections_per_ip) {
-            let mut by_network = house.seats.by_network.borrow_mut();
+        if let (Some(peer), Some(max)) = (self.peer(), self.config.max_connections_per_ip) {
+            let mut by_network = self.house.seats.by_network.borrow_mut();
             let count = by_network.entry(network(peer.ip())).or_default();
             if *count >= max {
                 return Err(Refusal::TooManyFromAddress);

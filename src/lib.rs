@@ -52,6 +52,8 @@ mod simulation;
 mod slot;
 mod socket;
 mod stats;
+#[cfg(all(feature = "systemd", target_os = "linux"))]
+mod systemd;
 mod tcp;
 #[cfg(feature = "testing")]
 pub mod testing;

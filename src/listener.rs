@@ -117,6 +117,19 @@ impl Listener {
             .collect()
     }
 
+    /// Whether there is nothing that is listened on.
+    pub fn is_empty(&self) -> bool {
+        #[cfg(unix)]
+        if !self.unix.is_empty() {
+            return false;
+        }
+        #[cfg(feature = "testing")]
+        if !self.pipes.is_empty() {
+            return false;
+        }
+        self.tcp.is_empty()
+    }
+
     /// Listens on all that `other` listens on, too.
     pub fn join(&mut self, other: Self) {
         self.tcp.extend(other.tcp);

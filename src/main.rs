@@ -2,26 +2,31 @@
 
 mod allocator;
 mod descriptors;
+mod logging;
 mod options;
 mod owner;
 
 use futures_lite::future;
-use options::{Invocation, Mistake, Options};
+use log::Level;
+use logging::say;
+use options::{DEFAULT_LISTEN, Invocation, Mistake, Options};
 use owner::Owner;
 use std::{
+    env,
     error::Error,
-    fmt::Display,
+    ffi::OsString,
     io::{self, Write},
     os::unix::fs::chown,
     process::ExitCode,
 };
-use whit::{Closed, Connection, Listener, Response, Server};
+use whit::{Closed, Config, Connection, Listener, Response, Server};
 
 const PAGE: &str = include_str!("page.html");
 
 fn main() -> ExitCode {
     allocator::tune();
-    let options = match Options::parse(lexopt::Parser::from_env()) {
+    let args: Vec<OsString> = env::args_os().skip(1).collect();
+    let options = match Options::parse(&args) {
         Ok(Invocation::Serve(options)) => options,
         Ok(Invocation::Print(text)) => {
             // Whoever does not read it does not miss it.
@@ -30,53 +35,45 @@ fn main() -> ExitCode {
         }
         Err(mistake) => return usage_failure(&mistake),
     };
-    log::set_max_level(options.log_level);
-    // Fails only where there is a logger already.
-    let _ = log::set_logger(&StderrLog);
+    logging::start(options.log_level);
 
-    match serve(&options) {
+    match serve(*options, args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if let Some(mistake) = error.downcast_ref().and_then(Mistake::of) {
                 return usage_failure(&mistake);
             }
-            say(&format_args!("whit: {error}"));
+            say(Level::Error, &format_args!("whit: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Writes a line to standard error. That it may be closed is no reason to stop serving.
-fn say(line: &dyn Display) {
-    // In one write, so that no other writer's words get into the middle.
-    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
-}
-
 fn usage_failure(mistake: &Mistake) -> ExitCode {
-    say(&format_args!(
-        "whit: {mistake} (whit --help tells what there is)"
-    ));
+    let line = format_args!("whit: {mistake} (whit --help tells what there is)");
+    say(Level::Error, &line);
     ExitCode::from(2)
 }
 
-fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
-    let server = server(options);
+fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
+    let server = server(&options);
     server.check()?;
     let max_files = descriptors::raise_limit();
-    let listener = listen(options)?;
+    let listener = listen(&options)?;
     let (addrs, paths) = (listener.local_addrs(), listener.local_paths());
     let stats = server.stats_handle();
     // It comes second, so that signals are heeded by the time that it says so.
     let telling_and_trimming = async {
+        let path = &options.path;
         for addr in addrs {
-            say(&format_args!("listening on ws://{addr}{}", options.path));
+            say(Level::Info, &format_args!("listening on ws://{addr}{path}"));
         }
-        for path in paths {
-            say(&format_args!(
-                "listening on unix:{} (WebSocket at {})",
-                path.display(),
-                options.path
-            ));
+        for file in paths {
+            let file = file.display();
+            say(
+                Level::Info,
+                &format_args!("listening on unix:{file} (WebSocket at {path})"),
+            );
         }
         // Beside the connections: those that are turned away, the listeners, and what the reactor needs.
         let needed = options.config.max_connections.saturating_add(100) as u64;
@@ -91,16 +88,35 @@ fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
             allocator::trim();
         }
     };
-    let serving = server.shut_down_on_signals().serve(listener);
+    let mut server = server.shut_down_on_signals().notify_systemd();
+    if options.config_file.is_some() {
+        let started_with = options.clone();
+        server = server.reload_on_hangup(move || reload(&started_with, &args));
+    }
+    let serving = server.serve(listener);
     Ok(whit::block_on(future::or(serving, telling_and_trimming))??)
 }
 
+/// What the command line, and the file that it names, say now.
+fn reload(started_with: &Options, args: &[OsString]) -> Result<Config, Box<dyn Error>> {
+    let Invocation::Serve(options) = Options::parse(args).map_err(|mistake| mistake.to_string())?
+    else {
+        return Err("there is nothing to serve".into());
+    };
+    if !options.listens_as(started_with) {
+        log::warn!("where it listens, and the path, change when it is started again");
+    }
+    log::set_max_level(options.log_level);
+    Ok(options.config)
+}
+
 fn listen(options: &Options) -> whit::Result<Listener> {
-    let mut listener = Listener::default();
-    for addr in &options.listen {
+    let mut listener = Listener::from_systemd()?;
+    let default = (listener.is_empty() && options.listen.is_empty()).then_some(DEFAULT_LISTEN);
+    for addr in options.listen.iter().map(String::as_str).chain(default) {
         listener.join(match addr.strip_prefix("unix:") {
             Some(path) => listen_at(path, options)?,
-            None => Listener::bind(addr.as_str())?,
+            None => Listener::bind(addr)?,
         });
     }
     Ok(listener)
@@ -139,31 +155,4 @@ async fn echo(conn: Connection) -> Result<(), Closed> {
     loop {
         conn.write(conn.read().await?).await?;
     }
-}
-
-/// Writes the log to standard error, a line each. Whoever starts the command adds the time, as the journal does.
-struct StderrLog;
-
-impl log::Log for StderrLog {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.target().starts_with("whit")
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        match record.level() {
-            log::Level::Error | log::Level::Warn => {
-                say(&format_args!(
-                    "{}: {}",
-                    record.level().as_str().to_lowercase(),
-                    record.args()
-                ));
-            }
-            _ => say(record.args()),
-        }
-    }
-
-    fn flush(&self) {}
 }

@@ -3,8 +3,12 @@
 use crate::owner::Owner;
 use lexopt::{Parser, ValueExt, prelude::*};
 use std::{
+    ffi::OsString,
     fmt::{self, Write},
-    io,
+    fs::File,
+    io::{self, Read},
+    mem,
+    path::{Path, PathBuf},
     time::Duration,
 };
 use whit::Config;
@@ -36,6 +40,8 @@ Options:
       --max-message SIZE           Close a connection that sends a longer message [default: 64KiB]
       --memory SIZE                Bound what all clients together can make it use; at the limit the one that
                                    holds the most is closed with 1013 [default: 32MiB]
+      --config FILE                Read flags from this file, too, one in a line as they stand here; lines that
+                                   begin with # are comments. The command line comes after it
       --quiet                      Log warnings and errors only
       --verbose                    Log page loads and other details too
       --help                       Print this help
@@ -44,7 +50,10 @@ Options:
 A TIME is a number of seconds, or has a unit: 500ms, 2s, 1m, 1h. A SIZE is a number of bytes, or has a unit:
 64KiB, 1MiB.
 
-Ends on SIGINT or SIGTERM when all clients have parted, or at once on a second one. Exit status: 0, 2 for a
+Ends on SIGINT or SIGTERM when all clients have parted, or at once on a second one. With --config, SIGHUP has it
+read its flags again: all but those that say where it listens, and the path, are heeded at once.
+
+Started by systemd it listens on the sockets that it is handed, and says when it is ready, and how it is. Exit status: 0, 2 for a
 mistake in the command line, 1 for any other failure.
 ";
 
@@ -54,7 +63,12 @@ pub(crate) enum Invocation {
     Print(String),
 }
 
+pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:7777";
+
+#[derive(Clone)]
 pub(crate) struct Options {
+    /// The file that more of them came from.
+    pub(crate) config_file: Option<PathBuf>,
     /// Internet addresses, and paths of unix sockets behind `unix:`.
     pub(crate) listen: Vec<String>,
     pub(crate) socket_mode: u32,
@@ -65,8 +79,23 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    pub(crate) fn parse(mut args: Parser) -> Result<Invocation, Mistake> {
-        let mut options = Self {
+    /// Parses the arguments behind the command's name, and the file that they name.
+    pub(crate) fn parse(args: &[OsString]) -> Result<Invocation, Mistake> {
+        let mut options = Self::new();
+        if let Some(text) = options.take(Parser::from_args(args))? {
+            return Ok(Invocation::Print(text));
+        }
+        if let Some(file) = options.config_file {
+            options = Self::new();
+            options.take_file(&file)?;
+            options.take(Parser::from_args(args))?;
+        }
+        Ok(Invocation::Serve(Box::new(options)))
+    }
+
+    fn new() -> Self {
+        Self {
+            config_file: None,
             listen: Vec::new(),
             socket_mode: 0o660,
             socket_owner: None,
@@ -75,7 +104,51 @@ impl Options {
                 .heartbeat(Duration::from_secs(1))
                 .max_connections_per_ip(64),
             log_level: log::LevelFilter::Info,
+        }
+    }
+
+    /// Whether it is to listen at the same places in the same way.
+    pub(crate) fn listens_as(&self, other: &Self) -> bool {
+        let places = |options: &Self| (options.listen.clone(), options.path.clone());
+        places(self) == places(other)
+            && self.socket_mode == other.socket_mode
+            && self.socket_owner == other.socket_owner
+    }
+
+    /// Takes the flags of a file, one in a line.
+    fn take_file(&mut self, file: &Path) -> Result<(), Mistake> {
+        let wrong = |what: &dyn fmt::Display| Mistake(format!("--config {}{what}", file.display()));
+        let text = read(file).map_err(|error| wrong(&format_args!(": {error}")))?;
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let taken = self.take_line(line);
+            taken.map_err(|mistake| wrong(&format_args!(", line {number}: {}", mistake.0)))?;
+        }
+        Ok(())
+    }
+
+    fn take_line(&mut self, line: &str) -> Result<(), Mistake> {
+        let (flag, value) = match line.split_once(char::is_whitespace) {
+            Some((flag, value)) => (flag, Some(value.trim_start())),
+            None => (line, None),
         };
+        let printed = match flag.starts_with("--") {
+            true => self.take(Parser::from_args([flag].into_iter().chain(value)))?,
+            false => None,
+        };
+        if !flag.starts_with("--") || printed.is_some() || self.config_file.is_some() {
+            let what = "not one of the flags for a file, such as --listen";
+            return Err(Mistake(format!("{flag}: {what}")));
+        }
+        Ok(())
+    }
+
+    /// Takes some arguments. Gives what is to be printed, if that is what they ask for.
+    fn take(&mut self, mut args: Parser) -> Result<Option<String>, Mistake> {
+        let options = self;
         let mut named_command = false;
         while let Some(arg) = args.next()? {
             let config = &mut options.config;
@@ -104,9 +177,10 @@ impl Options {
                 }
                 Long("allow-origin") => {
                     let origin = args.value()?.string()?;
-                    options.config = match origin.as_str() {
-                        "any" => options.config.allow_any_origin(),
-                        _ => options.config.allow_origin(origin),
+                    let taken = mem::take(config);
+                    *config = match origin.as_str() {
+                        "any" => taken.allow_any_origin(),
+                        _ => taken.allow_origin(origin),
                     };
                 }
                 Long("max-connections") => {
@@ -128,11 +202,12 @@ impl Options {
                 Long("memory") => {
                     config.memory_budget_bytes = value(&mut args, "--memory", size)?;
                 }
+                Long("config") => options.config_file = Some(args.value()?.into()),
                 Long("quiet") => options.log_level = log::LevelFilter::Warn,
                 Long("verbose") => options.log_level = log::LevelFilter::Debug,
-                Long("help") | Short('h') => return Ok(Invocation::Print(HELP.into())),
+                Long("help") | Short('h') => return Ok(Some(HELP.into())),
                 Long("version") | Short('V') => {
-                    return Ok(Invocation::Print(
+                    return Ok(Some(
                         concat!("whit ", env!("CARGO_PKG_VERSION"), "\n").into(),
                     ));
                 }
@@ -140,10 +215,23 @@ impl Options {
                 arg => return Err(arg.unexpected().into()),
             }
         }
-        if options.listen.is_empty() {
-            options.listen.push("127.0.0.1:7777".into());
-        }
-        Ok(Invocation::Serve(Box::new(options)))
+        Ok(None)
+    }
+}
+
+/// A file of flags, none of which is that long.
+fn read(file: &Path) -> io::Result<String> {
+    const MOST_BYTES: u64 = 64 * 1024;
+    let mut text = String::new();
+    let count = File::open(file)?
+        .take(MOST_BYTES)
+        .read_to_string(&mut text)?;
+    match count as u64 {
+        MOST_BYTES => Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "longer than 64 KiB",
+        )),
+        _ => Ok(text),
     }
 }
 
@@ -299,6 +387,40 @@ mod tests {
             assert!(size(bad).is_err(), "{bad:?}");
         }
         assert!(size("99999999999999GiB").is_err());
+    }
+
+    fn lines(text: &str) -> Result<Options, String> {
+        let mut options = Options::new();
+        for line in text.lines() {
+            options
+                .take_line(line)
+                .map_err(|mistake| mistake.to_string())?;
+        }
+        Ok(options)
+    }
+
+    #[test]
+    fn a_file_has_flags_as_the_command_line_has() {
+        let options =
+            lines("--listen  0.0.0.0:80\n--listen unix:/run/a b\n--quiet\n--heartbeat\toff")
+                .unwrap();
+        assert_eq!(options.listen, ["0.0.0.0:80", "unix:/run/a b"]);
+        assert_eq!(options.log_level, log::LevelFilter::Warn);
+        assert_eq!(options.config.heartbeat, None);
+        for (bad, expected) in [
+            ("listen 0.0.0.0:80", "listen: not one of the flags"),
+            ("serve", "serve: not one of the flags"),
+            ("-h", "-h: not one of the flags"),
+            ("--help", "--help: not one of the flags"),
+            ("--config x", "--config: not one of the flags"),
+            ("--config=x", "--config=x: not one of the flags"),
+            ("--quiet please", "unexpected argument \"please\""),
+            ("--loud", "invalid option '--loud'"),
+            ("--listen", "missing argument for option '--listen'"),
+        ] {
+            let mistake = lines(bad).err().unwrap();
+            assert!(mistake.starts_with(expected), "{bad}: {mistake}");
+        }
     }
 
     #[test]

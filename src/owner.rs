@@ -3,7 +3,7 @@
 use std::fs;
 
 /// Whose a file is to be.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
     pub(crate) user: u32,
     pub(crate) group: Option<u32>,

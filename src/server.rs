@@ -1,5 +1,7 @@
 //! The server: accept, spawn, drain.
 
+#[cfg(all(feature = "systemd", target_os = "linux"))]
+use crate::systemd;
 use crate::{
     admission,
     config::Config,
@@ -17,7 +19,7 @@ use crate::{
     stats::StatsHandle,
 };
 #[cfg(feature = "signals")]
-use crate::{error::Error, signals::Signals};
+use crate::{error::Error, signals::Heeded};
 use futures_lite::future::{self, poll_fn};
 use smol::LocalExecutor;
 use std::{
@@ -51,7 +53,9 @@ pub struct Server {
     routes: Routes,
     shutdown: ShutdownHandle,
     #[cfg(feature = "signals")]
-    heeds_signals: bool,
+    signals: Heeded,
+    #[cfg(all(feature = "systemd", target_os = "linux"))]
+    notifies_systemd: bool,
     stats: StatsHandle,
 }
 
@@ -137,7 +141,33 @@ impl Server {
     #[cfg(feature = "signals")]
     #[must_use]
     pub fn shut_down_on_signals(mut self) -> Self {
-        self.heeds_signals = true;
+        self.signals.ends = true;
+        self
+    }
+
+    /// Has SIGHUP call `reload` while the server serves, which goes on with the configuration that it gives. If that is an
+    /// error, or not a good one, all stays as it was, and the log says so.
+    ///
+    /// Connections that are open keep their sizes and their times to write and to close; pings, heartbeats, the idle time and
+    /// the memory budget are anew for all.
+    #[cfg(feature = "signals")]
+    #[must_use]
+    pub fn reload_on_hangup(
+        mut self,
+        reload: impl Fn() -> std::result::Result<Config, Box<dyn error::Error>> + 'static,
+    ) -> Self {
+        self.signals.reload = Some(Box::new(reload));
+        self
+    }
+
+    /// Has the server tell systemd that it is ready, how many connections and how much memory it has (at most once a second, and
+    /// only what changed), that it was reloaded, and that it is going down. If the unit has `WatchdogSec=`, it also tells twice in
+    /// that time that the thread turns: a handler that blocks it is noticed. It needs `Type=notify` or `Type=notify-reload`, and
+    /// does nothing where systemd did not start the process.
+    #[cfg(all(feature = "systemd", target_os = "linux"))]
+    #[must_use]
+    pub fn notify_systemd(mut self) -> Self {
+        self.notifies_systemd = true;
         self
     }
 
@@ -172,11 +202,10 @@ impl Server {
     async fn serve_here(self, listener: Listener) -> Result<()> {
         let incoming = listener.open(self.config.write_timeout)?;
         #[cfg(feature = "signals")]
-        let signals = match self.heeds_signals {
-            true => Some(Signals::take().map_err(|source| Error::Reactor { source })?),
-            false => None,
-        };
-        let shutdown = self.shutdown.clone();
+        let signals = self
+            .signals
+            .take()
+            .map_err(|source| Error::Reactor { source })?;
         let house = Rc::new(House::new(
             self.config,
             self.routes,
@@ -189,26 +218,34 @@ impl Server {
             .spawn(async move { budget.free_spare_in_time().await })
             .detach();
         let serving = async {
-            let told = future::or(
-                async {
-                    shutdown.0.wait().await;
-                },
-                async {
-                    #[cfg(feature = "signals")]
-                    if let Some(signals) = &signals {
-                        signals.wait().await;
-                        log::info!("shutting down");
-                        shutdown.shut_down();
-                    }
-                    future::pending().await
-                },
-            );
+            let told = async {
+                house.shutdown.wait().await;
+            };
             future::or(accept(&house, &incoming, &executor), told).await;
             drop(incoming);
             house.drain().await;
         };
-        let beating = heartbeat::run(&house.links, &house.config);
-        run_all(&executor, future::or(serving, beating), &house.stats).await;
+        let beating = async {
+            loop {
+                let reloaded = house.reloaded.listen();
+                let config = house.config();
+                future::or(heartbeat::run(&house.links, &config), reloaded).await;
+            }
+        };
+        let obeying = async {
+            #[cfg(feature = "signals")]
+            signals.obey(&house).await;
+            future::pending().await
+        };
+        let notifying = async {
+            #[cfg(all(feature = "systemd", target_os = "linux"))]
+            if self.notifies_systemd {
+                systemd::notify(&house).await;
+            }
+            future::pending().await
+        };
+        let all = future::or(future::or(serving, beating), future::or(obeying, notifying));
+        run_all(&executor, all, &house.stats).await;
         Ok(())
     }
 }
@@ -281,7 +318,7 @@ async fn accept(house: &Rc<House>, incoming: &Incoming, executor: &LocalExecutor
                     executor
                         .spawn(async move {
                             let words = house.refusal(peer, &refusal, true);
-                            admission::answer(&socket, &words, &house.config).await;
+                            admission::answer(&socket, &words, &house.config()).await;
                             turned_away.set(turned_away.get() - 1);
                         })
                         .detach();

@@ -10,6 +10,8 @@ use std::{
     collections::BTreeMap,
     rc::Rc,
 };
+#[cfg(all(feature = "systemd", target_os = "linux"))]
+use {crate::slot::Slot, futures_lite::future::poll_fn, std::task::Poll};
 
 /// What a server has done since it started, and what it holds: a snapshot, for a page or a log of your own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,6 +95,28 @@ impl StatsHandle {
         let mut stats = self.0.stats.borrow_mut();
         stats.open += 1;
         stats.opened += 1;
+        #[cfg(all(feature = "systemd", target_os = "linux"))]
+        self.0.changed.wake();
+    }
+
+    /// How many are open, and how many ever were.
+    #[cfg(all(feature = "systemd", target_os = "linux"))]
+    pub(crate) fn connections(&self) -> (u64, u64) {
+        let stats = self.0.stats.borrow();
+        (stats.open, stats.opened)
+    }
+
+    /// Waits until [`connections`](Self::connections) gives something else than that. For one at a time.
+    #[cfg(all(feature = "systemd", target_os = "linux"))]
+    pub(crate) async fn changed_from(&self, seen: (u64, u64)) {
+        poll_fn(|cx| {
+            if self.connections() != seen {
+                return Poll::Ready(());
+            }
+            self.0.changed.sleep(cx);
+            Poll::Pending
+        })
+        .await;
     }
 
     pub(crate) fn count_received(&self, message_bytes: usize) {
@@ -112,6 +136,8 @@ impl StatsHandle {
             .entry((closed.by(), closed.code().into()))
             .or_default() += 1;
         stats.count_limit(closed.limit());
+        #[cfg(all(feature = "systemd", target_os = "linux"))]
+        self.0.changed.wake();
     }
 
     pub(crate) fn count_refused(&self, refusal: &Refusal) {
@@ -153,5 +179,8 @@ struct Counters {
     received: Count,
     sent: Count,
     wakeups: Cell<u64>,
+    /// For the one that tells of the connections.
+    #[cfg(all(feature = "systemd", target_os = "linux"))]
+    changed: Slot,
     budget: Rc<Budget>,
 }

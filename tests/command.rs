@@ -212,6 +212,14 @@ fn a_mistake_is_one_line_that_names_it() {
             &["--trusted-proxy", "10.0.0.0/64"],
             "whit: --trusted-proxy \"10.0.0.0/64\": a proxy is an address",
         ),
+        (
+            &["--config", "/nowhere/flags"],
+            "whit: --config /nowhere/flags: No such file",
+        ),
+        (
+            &["--config", "/dev/zero"],
+            "whit: --config /dev/zero: longer than 64 KiB",
+        ),
         (&["--path", "ws"], "whit: --path ws: a path begins with /"),
         // What would end the line, or command the terminal, is shown and not done.
         (
@@ -279,6 +287,7 @@ fn it_serves_at_a_unix_socket_as_well() {
     let mut page = String::new();
     stream.read_to_string(&mut page).unwrap();
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
+    drop(stream);
 
     running.signal("TERM");
     let (log, code) = running.end();

@@ -11,7 +11,7 @@ async fn who(conn: Connection) -> Result<(), Closed> {
     loop {
         conn.read().await?;
         let addr = conn.request().peer_addr();
-        conn.write(addr.map_or("nobody".into(), |addr| addr.to_string()))
+        conn.write(addr.map_or_else(|| "nobody".into(), |addr| addr.to_string()))
             .await?;
     }
 }

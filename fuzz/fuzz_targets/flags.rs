@@ -6,7 +6,6 @@ mod options;
 #[path = "../../src/owner.rs"]
 mod owner;
 
-use lexopt::Parser;
 use libfuzzer_sys::fuzz_target;
 use options::{Invocation, Mistake, Options};
 use std::{
@@ -22,7 +21,10 @@ fuzz_target!(|bytes: &[u8]| {
         .split(|byte| *byte == 0)
         .map(OsStr::from_bytes)
         .collect();
-    check(&args);
+    // Files are not read here.
+    if !args.iter().any(|arg| arg.as_bytes().starts_with(b"--config")) {
+        check(&args);
+    }
     if let Some(text) = args[0].to_str() {
         check_amounts(text);
     }
@@ -31,7 +33,6 @@ fuzz_target!(|bytes: &[u8]| {
 fn check(args: &[&OsStr]) {
     match parse(args) {
         Ok(Invocation::Serve(options)) => {
-            assert!(!options.listen.is_empty());
             assert_ne!(options.log_level, log::LevelFilter::Off);
             let server = Server::new()
                 .config(options.config)
@@ -51,7 +52,8 @@ async fn leave(_: Connection) -> Result<(), Closed> {
 }
 
 fn parse(args: &[&OsStr]) -> Result<Invocation, Mistake> {
-    Options::parse(Parser::from_args(args.iter().map(OsString::from)))
+    let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+    Options::parse(&args)
 }
 
 /// A terminal shows it as one line, and obeys nothing in it.
