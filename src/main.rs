@@ -50,8 +50,8 @@ fn main() -> ExitCode {
 }
 
 fn usage_failure(mistake: &Mistake) -> ExitCode {
-    let line = format_args!("whit: {mistake} (whit --help tells what there is)");
-    say(Level::Error, &line);
+    let hint = "whit --help tells what there is";
+    say(Level::Error, &format_args!("whit: {mistake} ({hint})"));
     ExitCode::from(2)
 }
 
