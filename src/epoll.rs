@@ -171,10 +171,24 @@ impl Wake for Bell {
 struct Source {
     reading: Direction,
     writing: Direction,
+    telling: Cell<Telling>,
+}
+
+/// Whether the kernel tells of room to write. Of a unix socket it tells each time that the peer has read something, and
+/// would wake the thread for nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Telling {
+    Off,
+    On,
+    /// It told of room that was known.
+    InVain,
 }
 
 impl Source {
     fn tell(&self, flags: EventFlags) {
+        if flags == EventFlags::OUT && !self.writing.spent.get() {
+            self.telling.set(Telling::InVain);
+        }
         let gone = flags.intersects(EventFlags::HUP | EventFlags::ERR);
         if gone || flags.intersects(EventFlags::IN | EventFlags::RDHUP) {
             let last = gone || flags.contains(EventFlags::RDHUP);
@@ -287,12 +301,18 @@ impl<T: AsFd> Io<T> {
         Self::register(socket)
     }
 
+    /// What the kernel always tells.
+    const FLAGS: EventFlags = EventFlags::IN
+        .union(EventFlags::RDHUP)
+        .union(EventFlags::ET);
+
     /// Takes a socket that was made not to block.
     fn register(socket: T) -> io::Result<Self> {
         let sockets = reactor::sockets()?;
         let source = Rc::new(Source {
             reading: Direction::new(),
             writing: Direction::new(),
+            telling: Cell::new(Telling::Off),
         });
         let key = sockets.sources.borrow_mut().insert(source.clone());
         let io = Self {
@@ -301,10 +321,24 @@ impl<T: AsFd> Io<T> {
             source,
             key,
         };
-        let data = EventData::new_u64(key as u64);
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(&io.sockets.fd, &io.socket, data, flags)?;
+        epoll::add(&io.sockets.fd, &io.socket, io.data(), Self::FLAGS)?;
         Ok(io)
+    }
+
+    /// Has the kernel tell of room to write, or not any more. If there is room it does so at once.
+    #[cold]
+    fn tell_of_room(&self, telling: Telling) -> io::Result<()> {
+        let flags = match telling {
+            Telling::Off => Self::FLAGS,
+            Telling::On | Telling::InVain => Self::FLAGS | EventFlags::OUT,
+        };
+        epoll::modify(&self.sockets.fd, &self.socket, self.data(), flags)?;
+        self.source.telling.set(telling);
+        Ok(())
+    }
+
+    fn data(&self) -> EventData {
+        EventData::new_u64(self.key as u64)
     }
 }
 
@@ -363,14 +397,23 @@ where
         cx: &mut Context<'_>,
         buf: &[u8],
         more: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let writing = &self.source.writing;
-        writing.poll_bytes(cx, buf.len() + more.len(), || {
+    ) -> Poll<io::Result<usize>>
+    where
+        T: AsFd,
+    {
+        let source = &self.source;
+        let poll = source.writing.poll_bytes(cx, buf.len() + more.len(), || {
             if more.is_empty() {
                 return (&self.socket).write(buf);
             }
             (&self.socket).write_vectored(&[IoSlice::new(buf), IoSlice::new(more)])
-        })
+        });
+        match (source.telling.get(), poll.is_pending()) {
+            (Telling::Off, true) => self.tell_of_room(Telling::On)?,
+            (Telling::InVain, false) => self.tell_of_room(Telling::Off)?,
+            _ => {}
+        }
+        poll
     }
 }
 
@@ -388,5 +431,42 @@ impl<T: AsFd> Io<T> {
             Ok((Io::register(stream.into())?, peer))
         });
         reading.turn.count(result, |_| 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::{block_on, sleep};
+    use futures_lite::future::{poll_fn, poll_once};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn room_in_a_unix_socket_is_told_of_only_to_those_who_wait() {
+        block_on(async {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let ours = Io::new(ours).unwrap();
+            let write = || poll_fn(|cx| ours.poll_write(cx, &[0; 4096], &[]));
+            let told = || ours.source.telling.get();
+            let mut read = || theirs.read(&mut [0; 4096]).unwrap();
+
+            write().await.unwrap();
+            assert_eq!(told(), Telling::Off);
+            while poll_once(write()).await.is_some() {}
+            assert_eq!(told(), Telling::On);
+            let mut waiting = Box::pin(write());
+            while poll_once(&mut waiting).await.is_none() {
+                read();
+                sleep(Duration::from_millis(1)).await;
+            }
+            while told() == Telling::On {
+                read();
+                sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(told(), Telling::InVain);
+            write().await.unwrap();
+            assert_eq!(told(), Telling::Off);
+        })
+        .unwrap();
     }
 }
