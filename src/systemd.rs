@@ -7,7 +7,10 @@ use crate::{
     reactor,
 };
 use futures_lite::future;
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::{
+    net::{AddressFamily, SocketType, sockopt},
+    time::{ClockId, clock_gettime},
+};
 use sd_notify::NotifyState;
 use std::{
     env, io,
@@ -159,10 +162,16 @@ fn tell(news: News, house: &House) -> io::Result<()> {
         News::Ready => sd_notify::notify(&[NotifyState::Ready, state, turns]),
         News::State => sd_notify::notify(&[state, turns]),
         News::Reloaded => {
-            let now = NotifyState::monotonic_usec_now()?;
-            sd_notify::notify(&[NotifyState::Reloading, now])?;
+            sd_notify::notify(&[NotifyState::Reloading, now()])?;
             sd_notify::notify(&[NotifyState::Ready, state, turns])
         }
         News::Stopping => sd_notify::notify(&[NotifyState::Stopping, state, turns]),
     }
+}
+
+/// The time, by the clock that systemd goes by.
+fn now() -> NotifyState<'static> {
+    // Not sd-notify's own: on systems of 32 bits that overflows 36 minutes after they started.
+    let now = clock_gettime(ClockId::Monotonic);
+    NotifyState::MonotonicUsec(i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec / 1000))
 }

@@ -1,6 +1,8 @@
 //! The `whit` command: what it prints, how it ends.
 #![cfg(feature = "command")]
 
+mod support;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -8,7 +10,7 @@ use std::{
 };
 
 fn whit() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_whit"));
+    let mut command = support::command(env!("CARGO_BIN_EXE_whit"));
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -10,7 +10,7 @@
 )]
 
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 use whit::{
     Closed, Connection, Stats, StatsHandle,
     testing::{Pipe, TestServer},
@@ -35,6 +35,20 @@ pub async fn until(stats: &StatsHandle, reached: impl Fn(&Stats) -> bool) {
     while !reached(&stats.snapshot()) {
         smol::Timer::after(Duration::from_millis(1)).await;
     }
+}
+
+/// What to call for a program: itself, after what `WHIT_RUNNER` says if it is for another processor than this machine's.
+pub fn command_line(program: &str) -> Vec<String> {
+    let runner = std::env::var("WHIT_RUNNER").unwrap_or_default();
+    let words = runner.split_whitespace().chain([program]);
+    words.map(str::to_owned).collect()
+}
+
+pub fn command(program: &str) -> Command {
+    let words = command_line(program);
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command
 }
 
 /// A handshake as a client that is not a browser sends it.
