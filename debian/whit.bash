@@ -1,0 +1,40 @@
+# bash completion for whit(1).
+
+_whit() {
+    local word=${COMP_WORDS[COMP_CWORD]} flag=${COMP_WORDS[COMP_CWORD - 1]} words=
+    COMPREPLY=()
+    # Bash splits words at `=`.
+    if [ "$word" = = ]; then
+        word=
+    elif [ "$flag" = = ]; then
+        flag=${COMP_WORDS[COMP_CWORD - 2]}
+    fi
+    case $flag in
+        --config)
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -f -- "$word")
+            return
+            ;;
+        --socket-owner)
+            mapfile -t COMPREPLY < <(compgen -u -- "$word")
+            return
+            ;;
+        --heartbeat | --ping-interval) words="off 1s 10s 30s 1m" ;;
+        --pong-timeout) words="1s 5s 10s 30s" ;;
+        --idle-timeout) words="off 1m 10m 1h" ;;
+        --socket-mode) words="600 660 666" ;;
+        --allow-origin) words=any ;;
+        --trusted-proxy) words="127.0.0.1 ::1 unix" ;;
+        --max-connections-per-ip) words=off ;;
+        --max-message) words="64KiB 256KiB 1MiB" ;;
+        --memory) words="8MiB 32MiB 128MiB" ;;
+        --listen | --path | --max-connections) return ;;
+        *)
+            words="--listen --socket-mode --socket-owner --path --config --heartbeat --ping-interval --pong-timeout
+                --idle-timeout --allow-origin --max-connections --max-connections-per-ip --trusted-proxy --max-message
+                --memory --quiet --verbose --help --version"
+            ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
+} &&
+    complete -F _whit whit
