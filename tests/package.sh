@@ -436,6 +436,7 @@ end_container
 # --- For Raspberry Pis. ---
 
 for target in aarch64:arm64 armv7:armhf; do
+    need_target "${target%:*}"
     cross_cargo "${target%:*}" build --release --locked --quiet
     debian=${target#*:}
     CARGO_TARGET_DIR=$cross package "$debian.deb" --no-build --no-strip --target "$triple"
@@ -448,9 +449,7 @@ for target in aarch64:arm64 armv7:armhf; do
     dpkg-deb --extract "$temp/$debian.deb" "$unpacked"
     depends_enough "$debian.deb" "$unpacked"
     read -ra command < <(sed -n 's/^ExecStart=//p' "$unpacked/usr/lib/systemd/system/whit.service")
-    runner=CARGO_TARGET_${triple//-/_}_RUNNER
-    runner=${runner^^}
-    printf '#!/bin/sh\nexec %s %s "$@"\n' "${!runner}" "${command[*]/#\//$unpacked/}" >"$temp/$debian.sh"
+    printf '#!/bin/sh\nexec %s %s "$@"\n' "$runner" "${command[*]/#\//$unpacked/}" >"$temp/$debian.sh"
     chmod +x "$temp/$debian.sh"
     whit=$temp/$debian.sh
     coproc systemd { timeout 60 "$python" tests/package.py ready "$temp/$debian.notify"; }
