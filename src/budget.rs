@@ -6,9 +6,9 @@ use crate::{
 };
 use event_listener::Event;
 use futures_lite::future::poll_fn;
+use slab::Slab;
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
     ops::RangeInclusive,
     rc::{Rc, Weak},
     task::{Context, Poll},
@@ -35,8 +35,7 @@ pub(crate) struct Budget {
     made_room: Cell<Option<Instant>>,
     /// What accounts that are shed still hold: it is on its way back.
     returning: Cell<usize>,
-    accounts: RefCell<BTreeMap<u64, Weak<Account>>>,
-    last_id: Cell<u64>,
+    accounts: RefCell<Slab<Weak<Account>>>,
     /// Tells those who wait that something was given back.
     returned: Event,
     /// How many wait for one of the two.
@@ -78,10 +77,8 @@ impl Budget {
             }
             return None;
         }
-        let id = self.last_id.get() + 1;
-        self.last_id.set(id);
         let account = Rc::new(Account {
-            id,
+            key: Cell::new(None),
             budget: self.clone(),
             base: bytes,
             held: Cell::new(0),
@@ -89,9 +86,8 @@ impl Budget {
             shedding: Slot::default(),
             waiting: Cell::new(false),
         });
-        self.accounts
-            .borrow_mut()
-            .insert(id, Rc::downgrade(&account));
+        let key = self.accounts.borrow_mut().insert(Rc::downgrade(&account));
+        account.key.set(Some(key));
         self.add(bytes);
         Some(account)
     }
@@ -267,8 +263,8 @@ impl Budget {
     fn largest(&self) -> Option<Rc<Account>> {
         self.accounts
             .borrow()
-            .values()
-            .filter_map(Weak::upgrade)
+            .iter()
+            .filter_map(|(_, account)| account.upgrade())
             .filter(|account| !account.shed.get() && account.held.get() > 0)
             .max_by_key(|account| account.held.get())
     }
@@ -293,7 +289,8 @@ impl Budget {
 /// What one connection holds. Dropping it gives all of it back.
 #[derive(Debug)]
 pub(crate) struct Account {
-    id: u64,
+    /// Its place among the others, until it leaves them.
+    key: Cell<Option<usize>>,
     budget: Rc<Budget>,
     base: usize,
     held: Cell<usize>,
@@ -340,12 +337,22 @@ impl Account {
     /// Nothing can be got back by shedding this one any more: its connection has ended, and what it holds is kept by the
     /// handler's own handles.
     pub(crate) fn retire(&self) {
-        self.budget.accounts.borrow_mut().remove(&self.id);
+        self.leave();
         // It would keep the task's memory.
         self.shedding.clear();
         if self.shed.take() {
             let returning = &self.budget.returning;
             returning.set(returning.get() - self.held.get());
+        }
+    }
+
+    fn leave(&self) {
+        if let Some(key) = self.key.take() {
+            let mut accounts = self.budget.accounts.borrow_mut();
+            accounts.remove(key);
+            if accounts.is_empty() {
+                *accounts = Slab::new();
+            }
         }
     }
 
@@ -406,7 +413,7 @@ impl Drop for Account {
                 .returning
                 .set(self.budget.returning.get() - held);
         }
-        self.budget.accounts.borrow_mut().remove(&self.id);
+        self.leave();
         self.budget.give_back(self.base + held);
     }
 }

@@ -194,6 +194,7 @@ fn whole(header: Header, payload: &[u8], budget: &Rc<Budget>) -> Result<Incoming
     message(header, pool::copy(payload, budget))
 }
 
+#[inline]
 fn message(header: Header, payload: Bytes) -> Result<Incoming, Closed> {
     let message = if header.opcode() == TEXT {
         Message::Text(Text::from_utf8(payload).map_err(|_| not_utf8())?)

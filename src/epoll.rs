@@ -221,6 +221,7 @@ impl Direction {
         }
     }
 
+    #[inline]
     fn tell(&self, last: bool) {
         self.last.set(self.last.get() || last);
         self.spent.set(false);

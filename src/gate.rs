@@ -144,7 +144,7 @@ impl Gate {
         self.knocks.task().take();
     }
 
-    #[inline]
+    #[inline(always)]
     fn be_woken_by(&self, waker: &Waker) {
         let mut known = self.task.borrow_mut();
         if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {

@@ -15,9 +15,10 @@ use crate::{
 };
 use bytes::Bytes;
 use event_listener::Event;
+use slab::Slab;
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     rc::{Rc, Weak},
     time::{Duration, Instant},
 };
@@ -383,7 +384,7 @@ impl Due {
 /// All connections that are open, by their number.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
-    open: RefCell<BTreeMap<u64, Rc<Link>>>,
+    open: RefCell<Slab<Rc<Link>>>,
     last_id: Cell<u64>,
     opened: Event,
     stats: StatsHandle,
@@ -404,11 +405,12 @@ impl Links {
 
     /// Makes `link` one of the open ones for as long as the answer lives.
     pub(crate) fn enter(self: &Rc<Self>, link: Rc<Link>) -> Open {
-        self.open.borrow_mut().insert(link.id, link.clone());
+        let key = self.open.borrow_mut().insert(link.clone());
         self.opened.notify(1);
         self.stats.count_opened();
         Open {
             links: self.clone(),
+            key: Cell::new(Some(key)),
             link,
         }
     }
@@ -425,7 +427,7 @@ impl Links {
     }
 
     pub(crate) fn for_each(&self, mut what: impl FnMut(&Link)) {
-        self.open.borrow().values().for_each(|link| what(link));
+        self.open.borrow().iter().for_each(|(_, link)| what(link));
     }
 }
 
@@ -433,6 +435,8 @@ impl Links {
 #[derive(Debug)]
 pub(crate) struct Open {
     links: Rc<Links>,
+    /// Its place, until it has ended.
+    key: Cell<Option<usize>>,
     link: Rc<Link>,
 }
 
@@ -447,8 +451,16 @@ impl Open {
         self.link
             .close(Closed::lost(ClosedBy::Local, "dropped with the server"));
         let link = &self.link;
-        let was_open = self.links.open.borrow_mut().remove(&link.id).is_some();
-        if let Some(closed) = link.closing.get().filter(|_| was_open) {
+        let Some(key) = self.key.take() else {
+            return link;
+        };
+        let mut open = self.links.open.borrow_mut();
+        open.remove(key);
+        if open.is_empty() {
+            *open = Slab::new();
+        }
+        drop(open);
+        if let Some(closed) = link.closing.get() {
             let dropped = link.dropped.get() + link.outbound.len() as u64;
             self.links.stats.count_closed(closed, dropped);
         }

@@ -48,7 +48,7 @@ pub(crate) fn take(len: usize, budget: &Rc<Budget>) -> Vec<u8> {
 /// Copies a message, into such a buffer if it is long.
 pub(crate) fn copy(message: &[u8], budget: &Rc<Budget>) -> Bytes {
     if !is_long(message.len()) {
-        return Bytes::copy_from_slice(message);
+        return Bytes::from(Box::<[u8]>::from(message));
     }
     copy_long(message, budget)
 }

@@ -122,7 +122,7 @@ impl Queue {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_pop(&self) -> Option<Message> {
         if self.is_empty() {
             return None;

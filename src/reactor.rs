@@ -33,8 +33,9 @@ fn current() -> Option<Rc<Reactor>> {
 #[derive(Debug)]
 pub(crate) struct Reactor {
     source: Source,
-    timers: RefCell<BTreeMap<(Instant, u64), Waker>>,
-    last_timer: Cell<u64>,
+    /// The same map as smol's reactor has, whose code is there already.
+    timers: RefCell<BTreeMap<(Instant, usize), Waker>>,
+    last_timer: Cell<usize>,
 }
 
 #[derive(Debug)]
@@ -100,7 +101,7 @@ impl Reactor {
     /// When the first of those who sleep is to be woken.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         let timers = self.timers.borrow();
-        timers.keys().next().map(|(deadline, _)| *deadline)
+        timers.first_key_value().map(|((deadline, _), _)| *deadline)
     }
 
     fn wake_sleepers(&self) {
@@ -268,12 +269,12 @@ pub(crate) async fn timeout<T>(duration: Duration, future: impl Future<Output = 
 
 struct Sleep {
     reactor: Rc<Reactor>,
-    key: (Instant, u64),
+    key: (Instant, usize),
 }
 
 impl Sleep {
     fn new(reactor: Rc<Reactor>, deadline: Instant) -> Self {
-        let id = reactor.last_timer.get() + 1;
+        let id = reactor.last_timer.get().wrapping_add(1);
         reactor.last_timer.set(id);
         Self {
             reactor,

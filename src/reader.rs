@@ -96,6 +96,7 @@ impl Future for Reader {
 }
 
 /// Whether what comes next could not be taken, whatever it is.
+#[inline]
 fn is_full(link: &Link) -> bool {
     !link.closing.is_set() && (link.inbound.is_full() || link.owes_pongs())
 }
