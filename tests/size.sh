@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# Measures what the command, and the least that a server on the library is, have in bytes, on each processor that is promised, and
+# what the command takes in memory while nobody is connected. Fails where that is more than tests/size/bounds.txt allows.
+#
+#     tests/size.sh            x86-64, aarch64 and armv7
+#     tests/size.sh --armv6    the static file for the first Pi and the Pi Zero
+. "$(dirname "$0")/toolchain.sh"
+cd "$repository"
+
+need_python websockets 17.4
+over=()
+
+# measured WHAT BYTES: prints it, beside its bound.
+measured() {
+    local bound
+    bound=$(awk -v what="$1" -F ': *' '$1 == what { print $2 }' tests/size/bounds.txt)
+    [ -n "$bound" ] || fail "tests/size/bounds.txt has no bound for $1"
+    printf '%-32s %9d bytes, at most %9d\n' "$1" "$2" "$bound"
+    [ "$2" -le "$bound" ] || over+=("$1")
+}
+
+bytes() { stat --format %s "$1"; }
+
+# The features of a minimal server.
+minimal=(--example minimal-server --no-default-features)
+# A standard library of which only what is needed is left, as only a nightly compiler would build it: one word, for all of them.
+smallest=(--profile smallest -Zbuild-std=std,panic_abort -Zbuild-std-features=panic_immediate_abort)
+
+# smallest TARGET: builds a minimal server for it, of which $program is the path.
+smallest() {
+    need_target "$1"
+    alone add_to_rust "$(dpkg --print-architecture)" rust-web-src
+    CARGO_UNSTABLE_BUILD_STD='' RUSTC_BOOTSTRAP=1 cross_cargo "$1" build --locked --quiet "${minimal[@]}" "${smallest[@]}"
+    program=$cross/$triple/smallest/examples/minimal-server
+}
+
+# echoes COMMAND...: whether the minimal server that this runs is one.
+echoes() {
+    local port
+    port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    "$@" "127.0.0.1:$port" &
+    server_pids+=($!)
+    timeout 30 "$python" - "$port" <<'END' || fail "$* does not echo"
+import socket, sys, time
+from websockets.sync.client import connect
+
+port = int(sys.argv[1])
+while socket.socket().connect_ex(("127.0.0.1", port)):
+    time.sleep(0.01)
+with connect(f"ws://127.0.0.1:{port}/ws") as websocket:
+    websocket.send("hello")
+    assert websocket.recv(timeout=10) == "hello"
+END
+}
+
+on_this_machine() {
+    local target features program=${CARGO_TARGET_DIR:-target}/release/examples/minimal-server
+    need_whit
+    measured "command x86-64" "$(bytes "$whit")"
+    for features in '' signals systemd testing; do
+        cargo build --release --locked --quiet "${minimal[@]}" --features "$features"
+        measured "minimal x86-64${features:+ $features}" "$(bytes "$program")"
+        [ -n "$features" ] || echoes "$program"
+    done
+    smallest x86_64
+    measured "smallest x86-64" "$(bytes "$program")"
+    echoes "$program"
+
+    start_server
+    # Whoever answers has begun to wait for what comes.
+    "$python" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1]).read()' "http://$address/"
+    measured "memory x86-64" "$(awk '/^VmRSS/ { print $2 * 1024 }' "/proc/$server_pid/status")"
+    stop_server
+}
+
+# on TARGET: the same on the processor of a Pi.
+on() {
+    need_target "$1"
+    cross_cargo "$1" build --release --locked --quiet
+    measured "command $1" "$(bytes "$cross/$triple/release/whit")"
+    cross_cargo "$1" build --release --locked --quiet "${minimal[@]}"
+    measured "minimal $1" "$(bytes "$cross/$triple/release/examples/minimal-server")"
+    smallest "$1"
+    measured "smallest $1" "$(bytes "$program")"
+    echoes $runner "$program"
+}
+
+case ${1-} in
+    '')
+        on_this_machine
+        on aarch64
+        on armv7
+        ;;
+    --armv6) on armv6 ;;
+    *) fail "it is $0 [--armv6]" ;;
+esac
+[ ${#over[@]} = 0 ] || fail "too large: $(printf '%s; ' "${over[@]}")"
+ok "all are as small as they should be"
