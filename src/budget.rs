@@ -116,7 +116,7 @@ impl Budget {
             }
             let paced = self.relieved_at.get().map(|last| last + PACE);
             let settled = reactor::now() + MOMENT;
-            reactor::sleep_until(paced.map_or(settled, |paced| paced.max(settled))).await;
+            reactor::sleep_until_anywhere(paced.map_or(settled, |paced| paced.max(settled))).await;
             if self.load_has_passed() {
                 self.load.set(self.used.get());
                 self.relieved_at.set(Some(reactor::now()));

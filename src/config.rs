@@ -4,7 +4,7 @@ use crate::{
     error::{Error, Result},
     proxy::TrustedProxy,
 };
-use std::{ops::RangeInclusive, time::Duration};
+use std::{fmt, ops::RangeInclusive, time::Duration};
 
 /// The text of the application heartbeat: see [`Config::heartbeat`](field@Config::heartbeat).
 pub const HEARTBEAT: &str = "heartbeat";
@@ -205,7 +205,7 @@ impl Config {
             if range.contains(&value) {
                 Ok(())
             } else {
-                Err(bad(field, value, rule))
+                Err(bad(field, format_args!("{value}"), rule))
             }
         };
         in_range(
@@ -276,7 +276,7 @@ impl Config {
             if value.is_zero() || value > LONGEST {
                 return Err(bad(
                     field,
-                    format!("{value:?}"),
+                    format_args!("{value:?}"),
                     "a time is longer than zero and at most 365 days",
                 ));
             }
@@ -289,7 +289,7 @@ impl Config {
             if let Some(value) = value.filter(|value| *value < SHORTEST_PERIOD) {
                 return Err(bad(
                     field,
-                    format!("{value:?}"),
+                    format_args!("{value:?}"),
                     "a period is at least 10 ms",
                 ));
             }
@@ -300,7 +300,7 @@ impl Config {
         {
             return Err(bad(
                 "pong_timeout",
-                format!("{:?}", self.pong_timeout),
+                format_args!("{:?}", self.pong_timeout),
                 "it is not longer than ping_interval, or pings would overtake each other",
             ));
         }
@@ -309,7 +309,7 @@ impl Config {
             if let Some(origin) = list.iter().find(|origin| !is_origin(origin)) {
                 return Err(bad(
                     "origins",
-                    format!("{origin:?}"),
+                    format_args!("{origin:?}"),
                     "an origin is a scheme and a host, with a port where it is not the usual one, such as https://example.com:8443",
                 ));
             }
@@ -318,14 +318,14 @@ impl Config {
             if name.is_empty() || !name.bytes().all(is_token_byte) {
                 return Err(bad(
                     "subprotocols",
-                    format!("{name:?}"),
+                    format_args!("{name:?}"),
                     "a name is an HTTP token: letters, digits and !#$%&'*+-.^_`|~",
                 ));
             }
             if self.subprotocols[..i].contains(name) {
                 return Err(bad(
                     "subprotocols",
-                    format!("{name:?}"),
+                    format_args!("{name:?}"),
                     "each name stands once",
                 ));
             }
@@ -340,7 +340,7 @@ impl Default for Config {
     }
 }
 
-fn bad(field: &'static str, value: impl ToString, rule: &'static str) -> Error {
+fn bad(field: &'static str, value: fmt::Arguments<'_>, rule: &'static str) -> Error {
     Error::Config {
         field,
         value: value.to_string(),

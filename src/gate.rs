@@ -146,11 +146,16 @@ impl Gate {
 
     #[inline(always)]
     fn be_woken_by(&self, waker: &Waker) {
-        let mut known = self.task.borrow_mut();
-        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *known = Some(waker.clone());
-            *self.knocks.task() = Some(waker.clone());
+        let knows = |known: &Waker| known.will_wake(waker);
+        if !self.task.borrow().as_ref().is_some_and(knows) {
+            self.learn(waker);
         }
+    }
+
+    #[cold]
+    fn learn(&self, waker: &Waker) {
+        self.task.replace(Some(waker.clone()));
+        *self.knocks.task() = Some(waker.clone());
     }
 }
 

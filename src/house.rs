@@ -17,7 +17,6 @@ use crate::{
 use event_listener::Event;
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     rc::Rc,
     sync::Arc,
@@ -121,7 +120,8 @@ impl House {
 #[derive(Default)]
 struct Seats {
     taken: Cell<usize>,
-    by_network: RefCell<HashMap<IpAddr, usize>>,
+    /// In order. They are not many, and a map with its hashes is 5 KB of the program.
+    by_network: RefCell<Vec<(IpAddr, usize)>>,
     left: Event,
 }
 
@@ -190,12 +190,13 @@ impl Seat {
     /// Counts it for its address, where there is a limit.
     fn count(&self) -> Result<(), Refusal> {
         if let (Some(peer), Some(max)) = (self.peer(), self.config.max_connections_per_ip) {
+            let network = network(peer.ip());
             let mut by_network = self.house.seats.by_network.borrow_mut();
-            let count = by_network.entry(network(peer.ip())).or_default();
-            if *count >= max {
-                return Err(Refusal::TooManyFromAddress);
+            match by_network.binary_search_by_key(&network, |(network, _)| *network) {
+                Ok(place) if by_network[place].1 >= max => return Err(Refusal::TooManyFromAddress),
+                Ok(place) => by_network[place].1 += 1,
+                Err(place) => by_network.insert(place, (network, 1)),
             }
-            *count += 1;
             self.counted.set(true);
         }
         Ok(())
@@ -208,10 +209,10 @@ impl Drop for Seat {
         if let (Some(peer), true) = (self.peer(), self.counted.get()) {
             let network = network(peer.ip());
             let mut by_network = seats.by_network.borrow_mut();
-            if let Some(count) = by_network.get_mut(&network) {
-                *count -= 1;
-                if *count == 0 {
-                    by_network.remove(&network);
+            if let Ok(place) = by_network.binary_search_by_key(&network, |(network, _)| *network) {
+                by_network[place].1 -= 1;
+                if by_network[place].1 == 0 {
+                    by_network.remove(place);
                 }
             }
         }

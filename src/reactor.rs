@@ -240,9 +240,18 @@ pub(crate) async fn sleep(duration: Duration) {
     sleep_until(now() + duration).await;
 }
 
+/// For what is polled within a reactor, as all is that a server does.
 pub(crate) async fn sleep_until(deadline: Instant) {
+    let Some(reactor) = current() else {
+        unreachable!("it is polled within no reactor");
+    };
+    Sleep::new(reactor, deadline).await;
+}
+
+/// For what may be polled by anyone. It stands apart because whoever does without it has nothing of async-io in the program.
+pub(crate) async fn sleep_until_anywhere(deadline: Instant) {
     match current() {
-        Some(reactor) => Sleep::new(reactor, deadline).await,
+        Some(_) => sleep_until(deadline).await,
         None => drop(Box::pin(Timer::at(deadline)).await),
     }
 }

@@ -180,7 +180,8 @@ impl Server {
     pub fn run(self, addrs: impl ToSocketAddrs + fmt::Debug) -> Result<()> {
         self.check()?;
         let listener = Listener::bind(addrs)?;
-        block_on(self.serve(listener))?
+        // Not as `serve`, which may have to wait in async-io: that would be a tenth of a small program.
+        block_on(self.serve_here(listener))?
     }
 
     /// Serves on `listener`, until shut down: a future for those who have an executor of their own. It is not

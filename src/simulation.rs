@@ -155,5 +155,5 @@ impl fmt::Debug for Simulation {
 
 /// Waits: in a [`Simulation`] until its clock was moved so far, else in real time.
 pub async fn sleep(duration: Duration) {
-    reactor::sleep(duration).await;
+    reactor::sleep_until_anywhere(reactor::now() + duration).await;
 }

@@ -29,11 +29,16 @@ impl Slot {
     /// To be woken as `cx` says, once.
     #[inline]
     pub(crate) fn sleep(&self, cx: &mut Context<'_>) {
-        match &mut *self.waker.borrow_mut() {
-            Some(waker) => waker.clone_from(cx.waker()),
-            waker => *waker = Some(cx.waker().clone()),
+        let knows = |known: &Waker| known.will_wake(cx.waker());
+        if !self.waker.borrow().as_ref().is_some_and(knows) {
+            self.learn(cx.waker());
         }
         self.asleep.set(true);
+    }
+
+    #[cold]
+    fn learn(&self, waker: &Waker) {
+        self.waker.replace(Some(waker.clone()));
     }
 
     /// Lets go of the one that waits, and of what its waker keeps.

@@ -281,7 +281,6 @@ impl FrameWriter {
         Some(pending.is_full())
     }
 
-    #[inline(always)]
     fn push_to(&self, pending: &mut Pending, message: &mut Message) {
         let opcode = match message {
             Message::Text(_) => TEXT,
@@ -315,10 +314,11 @@ impl FrameWriter {
         self.pending.borrow_mut().closed = true;
     }
 
+    /// A control frame.
     fn push(&self, opcode: u8, payload: &[u8]) {
         let mut pending = self.pending.borrow_mut();
         self.push_header(&mut pending, opcode, payload.len());
-        pending.frames.extend(payload);
+        pending.frames.extend_from_slice(payload);
     }
 
     #[inline(always)]
