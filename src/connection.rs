@@ -9,6 +9,7 @@ use crate::{
     reactor,
     reader::{Lost, Reader},
     request::{Peer, Request},
+    tenths::Tenths,
     wire::{FrameReader, FrameWriter},
     writer::Writer,
 };
@@ -569,16 +570,14 @@ impl Drop for Log {
         let (received, received_bytes) = link.received.totals();
         let (sent, sent_bytes) = link.sent.totals();
         log::info!(
-            "{} {closed}{}, after {:.1} s, received {received} messages ({received_bytes} bytes), sent {sent} ({sent_bytes} bytes)",
+            "{} {closed}{}, after {} s, received {received} messages ({received_bytes} bytes), sent {sent} ({sent_bytes} bytes)",
             self.who,
             if closed.is_clean() && !self.answered {
                 ", which the peer did not answer"
             } else {
                 ""
             },
-            reactor::now()
-                .saturating_duration_since(self.opened)
-                .as_secs_f64(),
+            Tenths::seconds(reactor::now().saturating_duration_since(self.opened)),
         );
     }
 }

@@ -55,6 +55,7 @@ mod stats;
 #[cfg(all(feature = "systemd", target_os = "linux"))]
 mod systemd;
 mod tcp;
+mod tenths;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod turn;

@@ -171,7 +171,10 @@ impl<T: Copy + Ord> Tally<T> {
     }
 
     fn totals(&self) -> BTreeMap<T, u64> {
-        self.0.borrow().iter().copied().collect()
+        let mut totals = BTreeMap::new();
+        // Not collected, which would sort them once more, with code for it.
+        totals.extend(self.0.borrow().iter().copied());
+        totals
     }
 }
 

@@ -5,6 +5,7 @@ use crate::{
     house::House,
     listener::Listener,
     reactor,
+    tenths::Tenths,
 };
 use futures_lite::future;
 use rustix::{
@@ -146,14 +147,12 @@ enum News {
 }
 
 fn tell(news: News, house: &House) -> io::Result<()> {
-    const MIB: f64 = 1024.0 * 1024.0;
-    let stats = house.stats.snapshot();
-    #[expect(clippy::cast_precision_loss, reason = "it is shown with one decimal")]
+    // Not of a snapshot, whose maps are 17 KB of the program.
+    let (open, _) = house.stats.connections();
     let status = format!(
-        "{} connections, {:.1} of {:.1} MiB",
-        stats.open,
-        stats.memory_used_bytes as f64 / MIB,
-        house.config().memory_budget_bytes as f64 / MIB,
+        "{open} connections, {} of {} MiB",
+        Tenths::mebibytes(house.budget.used()),
+        Tenths::mebibytes(house.config().memory_budget_bytes),
     );
     let state = NotifyState::Status(&status);
     // Whatever is told shows that the thread turns. It is ignored where nobody watches.
