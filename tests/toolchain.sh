@@ -105,11 +105,15 @@ need_rust() {
 }
 
 # need_target aarch64|armv7|armv6: sets $triple, and $runner to what runs its programs; exports the linker that cargo uses for
-# it, and the runner. armv6 is of the first Pi and the Pi Zero, and static.
+# it, and the runner. armv6 is of the first Pi and the Pi Zero, and static. x86_64 is only for what Debian's Rust builds there.
 need_target() {
     local gnu debian linker name
     need_rust
     case $1 in
+        x86_64)
+            triple=x86_64-unknown-linux-gnu runner=
+            return
+            ;;
         aarch64)
             triple=aarch64-unknown-linux-gnu gnu=aarch64-linux-gnu debian=arm64
             runner="qemu-aarch64-static -L /usr/$gnu"

@@ -12,8 +12,7 @@ fn main() -> whit::Result<()> {
     let server = Server::new().route("/ws", echo);
     #[cfg(feature = "signals")]
     let server = server.shut_down_on_signals();
-    #[cfg(all(feature = "systemd", target_os = "linux"))]
+    #[cfg(feature = "systemd")]
     let server = server.notify_systemd();
-    let addr = std::env::args().nth(1);
-    server.run(addr.as_deref().unwrap_or("127.0.0.1:7777"))
+    server.run(option_env!("MINIMAL_ADDR").unwrap_or("127.0.0.1:7777"))
 }
