@@ -6,6 +6,7 @@ use crate::{
     pool,
     slot::{Slot, Waiting},
 };
+use async_channel::{Receiver, Sender, bounded};
 use event_listener::Event;
 use futures_lite::ready;
 use std::{
@@ -19,9 +20,9 @@ use std::{
 /// A bounded queue. Once closed it takes nothing more, and what it holds can still be taken out. What it holds is
 /// charged to its connection's account when it is [settled](Self::settle).
 ///
-/// The first to wait for a message has a slot of its own: nearly always there is no other, and a wait that takes its place
-/// among several is a tenth of what a small echo takes. Those behind wait for an event, which is made for the first of them. One of
-/// them is told of all that came, and tells the next.
+/// The first to wait for a message has a slot of its own: nearly always there is no other, and a wait at a channel, with what
+/// tells of its end, is a tenth of what a small echo takes. Those behind wait at a channel, which carries a token for all that came
+/// since the last one was taken; it is made for the first of them.
 #[derive(Debug)]
 pub(crate) struct Queue {
     messages: RefCell<Messages>,
@@ -48,11 +49,11 @@ struct Messages {
 }
 
 /// Where those wait that are not the first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Behind {
     count: Cell<usize>,
-    /// Tells of messages.
-    bell: Event,
+    ring: Sender<()>,
+    bell: Receiver<()>,
 }
 
 /// Why a message was not taken, with the message.
@@ -165,7 +166,7 @@ impl Queue {
         self.closed.set(true);
         self.first.wake();
         if let Some(behind) = self.behind.get() {
-            behind.bell.notify(usize::MAX);
+            behind.ring.close();
         }
         if self.writers.get() > 0 {
             self.room.notify(usize::MAX);
@@ -197,7 +198,8 @@ impl Queue {
     async fn wait_behind(&self) {
         let behind = self.behind.get_or_init(Box::default);
         let _waiting = Waiting::among(&behind.count);
-        behind.bell.listen().await;
+        // Fails only where it is closed, which is seen then.
+        let _ = behind.bell.recv().await;
     }
 
     /// Has one of those who wait behind the first look for messages.
@@ -205,8 +207,8 @@ impl Queue {
     fn tell_behind(&self) {
         if let Some(behind) = self.behind.get() {
             if behind.count.get() > 0 && !self.is_empty() {
-                // Where one of them was told already that does as well.
-                behind.bell.notify(1);
+                // Where there is a token already it does as well.
+                let _ = behind.ring.try_send(());
             }
         }
     }
@@ -215,6 +217,17 @@ impl Queue {
     fn tell_of_room(&self) {
         if self.writers.get() > 0 && !self.is_full() {
             self.room.notify(1);
+        }
+    }
+}
+
+impl Default for Behind {
+    fn default() -> Self {
+        let (ring, bell) = bounded(1);
+        Self {
+            count: Cell::new(0),
+            ring,
+            bell,
         }
     }
 }

@@ -214,10 +214,6 @@ impl Server {
             self.stats,
         ));
         let executor = LocalExecutor::new();
-        let budget = house.budget.clone();
-        executor
-            .spawn(async move { budget.free_spare_in_time().await })
-            .detach();
         let serving = async {
             let told = async {
                 house.shutdown.wait().await;
@@ -245,7 +241,11 @@ impl Server {
             }
             future::pending().await
         };
-        let all = future::or(future::or(serving, beating), future::or(obeying, notifying));
+        let sparing = house.budget.free_spare_in_time();
+        let all = future::or(
+            future::or(serving, beating),
+            future::or(future::or(obeying, notifying), sparing),
+        );
         run_all(&executor, all, &house.stats).await;
         Ok(())
     }
