@@ -292,7 +292,7 @@ impl Link {
         let deaf = self.reader_waits.get() || self.account.is_waiting();
         let (was_underway, had_arrived) = self.seen.get();
         let (underway, arrived) = self.look(frames.socket());
-        if deaf && underway == 0 {
+        if deaf && (underway == 0 || frames.socket().is_local()) {
             Life::Answered
         } else if (deaf || was_underway > 0) && arrived > had_arrived {
             self.pinged.set(true);

@@ -186,14 +186,21 @@ impl Socket {
         self.heard.take()
     }
 
-    /// How many of the bytes written are on their way, and how many have arrived at the peer's system. Where that
-    /// cannot be told all have.
+    /// Whether the peer's system is this one: it needs no proof that it lives.
+    pub(crate) fn is_local(&self) -> bool {
+        #[cfg(unix)]
+        return matches!(self.stream, Stream::Unix(_));
+        #[cfg(not(unix))]
+        false
+    }
+
+    /// How many of the bytes written are on their way, and how many have arrived at the peer's system, or at the peer where that is
+    /// this one. Where that cannot be told all have.
     pub(crate) fn sending(&self) -> (u64, u64) {
         let underway = match &self.stream {
             Stream::Tcp(io) => tcp::unacknowledged(io.get_ref()).unwrap_or(0),
-            // The other end is on this machine, and answers for itself.
             #[cfg(unix)]
-            Stream::Unix(_) => 0,
+            Stream::Unix(io) => tcp::unacknowledged(io.get_ref()).unwrap_or(0),
             #[cfg(feature = "testing")]
             Stream::Pipe(pipe) => pipe.unread(),
         } as u64;

@@ -31,10 +31,11 @@ pub(crate) fn limit_rest(stream: &TcpStream, patience: Duration) {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn limit_rest(_: &TcpStream, _: Duration) {}
 
-/// How many bytes the kernel holds that the peer's has not acknowledged, where that can be told.
+/// How many bytes the kernel holds that the peer's has not acknowledged, where that can be told; of a unix socket, that the peer
+/// has not read, with what they take in memory.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "there is no safe way to ask")]
-pub(crate) fn unacknowledged(stream: &TcpStream) -> Option<usize> {
+pub(crate) fn unacknowledged(stream: impl std::os::fd::AsFd) -> Option<usize> {
     use rustix::ioctl::{Getter, Opcode, ioctl};
 
     #[allow(
@@ -42,13 +43,13 @@ pub(crate) fn unacknowledged(stream: &TcpStream) -> Option<usize> {
         reason = "the C libraries differ in its type, not in its value"
     )]
     const SIOCOUTQ: Opcode = libc::TIOCOUTQ as Opcode;
-    // SAFETY: it stores an int (tcp(7)).
+    // SAFETY: it stores an int (tcp(7), unix(7)).
     let bytes = unsafe { ioctl(stream, Getter::<SIOCOUTQ, libc::c_int>::new()) };
     bytes.ok().and_then(|bytes| usize::try_from(bytes).ok())
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn unacknowledged(_: &TcpStream) -> Option<usize> {
+pub(crate) fn unacknowledged<S>(_: S) -> Option<usize> {
     None
 }
 

@@ -13,6 +13,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
 };
 use support::{BINARY, CLOSE, Raw, TEXT, close_payload, echo, frame, handshake};
 use whit::{Connection, Error, Listener, Server};
@@ -115,6 +116,33 @@ fn more_than_a_unix_socket_holds_passes_in_both_directions() {
             }
         };
         future::zip(sending, receiving).await;
+    });
+}
+
+#[test]
+fn a_client_that_reads_slowly_is_kept() {
+    const PATIENCE: Duration = Duration::from_millis(600);
+    const COUNT: usize = 8;
+    let folder = Folder::new();
+    let path = folder.socket();
+    let listener = Listener::bind_unix(&path, 0o600).unwrap();
+    let config = whit::Config::new()
+        .write_timeout(PATIENCE)
+        .ping_interval(PATIENCE)
+        .pong_timeout(PATIENCE);
+    let server = Server::new().config(config).route("/ws", echo);
+    serve(server, listener, async {
+        let mut client = connect(&path).await;
+        let message = [0; 60_000];
+        client.send(frame(BINARY, message).repeat(COUNT)).await;
+        // The system tells of room only when three quarters are free, which takes it longer than the patience lasts.
+        let (mut read, mut bytes) = (0, [0; 4096]);
+        while read < COUNT * message.len() {
+            let count = client.stream.read(&mut bytes).await.unwrap();
+            assert_ne!(count, 0, "it was let go after {read} bytes");
+            read += count;
+            smol::Timer::after(Duration::from_millis(33)).await;
+        }
     });
 }
 
