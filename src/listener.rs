@@ -163,6 +163,8 @@ impl Listener {
         }
         #[cfg(unix)]
         for (listener, file) in self.unix {
+            // It only tunes.
+            let _ = unix::tune(&listener);
             sources.push(match Io::new(listener) {
                 Ok(io) => Source::Unix(io, file),
                 Err(source) => {

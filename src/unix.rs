@@ -5,7 +5,7 @@ use std::{
     io::{self, ErrorKind},
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt},
-        net::{UnixListener, UnixStream},
+        net::UnixListener,
     },
     path::{Path, PathBuf},
 };
@@ -66,11 +66,58 @@ fn listen(path: &Path, _: u32) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
+/// Keeps clients from passing descriptors, where the kernel knows how to (Linux 6.16). What is passed is closed when the bytes
+/// that it came with are read, and whoever passes it chooses how long that takes: a socket may linger.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "there is no safe way to tell")]
+pub(crate) fn tune(listener: &UnixListener) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    /// As most architectures have it.
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    #[expect(clippy::cast_possible_truncation, reason = "an int is short")]
+    const INT_BYTES: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
+    let off: libc::c_int = 0;
+    // SAFETY: it reads an int, whose size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const off).cast(),
+            INT_BYTES,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn tune(_: &UnixListener) -> io::Result<()> {
+    Ok(())
+}
+
 /// Whether there is a socket on which nobody listens.
 fn is_left_over(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
-        && UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        && connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// Does not wait where somebody listens who does not accept.
+#[cfg(target_os = "linux")]
+fn connect(path: &Path) -> io::Result<()> {
+    use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(net::connect(&socket, &SocketAddrUnix::new(path)?)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn connect(path: &Path) -> io::Result<()> {
+    std::os::unix::net::UnixStream::connect(path).map(drop)
 }
 
 impl Drop for SocketFile {
@@ -81,5 +128,68 @@ impl Drop for SocketFile {
             // Left there, it is replaced the next time.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use rustix::{
+        io::Errno,
+        net::{self, SendAncillaryBuffer, SendAncillaryMessage, SendFlags},
+    };
+    use std::{
+        env,
+        io::IoSlice,
+        mem::MaybeUninit,
+        os::{fd::AsFd, unix::net::UnixStream},
+        process,
+    };
+
+    /// A path for a socket, whose file is removed at the end.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Self {
+            Self(env::temp_dir().join(format!("whit-{}-{name}", process::id())))
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+
+    #[test]
+    fn who_listens_and_does_not_accept_is_not_waited_for() {
+        let place = Place::new("full");
+        let listener = UnixListener::bind(&place.0).unwrap();
+        net::listen(&listener, 0).unwrap();
+        let _waiting = UnixStream::connect(&place.0).unwrap();
+        let error = bind(&place.0, 0o600).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_client_cannot_pass_descriptors() {
+        let place = Place::new("rights");
+        let listener = UnixListener::bind(&place.0).unwrap();
+        if tune(&listener).is_err() {
+            // An old kernel.
+            return;
+        }
+        let client = UnixStream::connect(&place.0).unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let passed = [listener.as_fd()];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&passed)));
+        let sent = net::sendmsg(
+            &client,
+            &[IoSlice::new(b"x")],
+            &mut control,
+            SendFlags::empty(),
+        );
+        assert_eq!(sent, Err(Errno::PERM));
     }
 }
