@@ -56,8 +56,11 @@ struct Spare {
 }
 
 impl Budget {
+    /// What is too much from now on goes at once, and who waits has a look whether there is room now.
     pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.set(limit);
+        self.make_room();
+        self.returned.notify(usize::MAX);
     }
 
     /// Opens an account for a connection that costs `bytes` as it stands, or none if the last quarter of the budget has
@@ -491,6 +494,34 @@ mod tests {
         assert!(now.as_mut().poll(&mut cx).is_pending());
         account.add(1000);
         assert!(account.is_shed() && told.0.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn what_a_smaller_budget_has_no_room_for_is_shed_at_once() {
+        let budget = Rc::new(Budget::default());
+        budget.set_limit(1000);
+        let account = budget.open(100).unwrap();
+        account.add(500);
+        budget.set_limit(600);
+        assert!(!account.is_shed());
+        budget.set_limit(599);
+        assert!(account.is_shed());
+    }
+
+    #[test]
+    fn who_waits_goes_on_with_a_larger_budget() {
+        let budget = Rc::new(Budget::default());
+        budget.set_limit(1000);
+        let account = budget.open(100).unwrap();
+        account.add(800);
+        assert!(account.must_wait());
+        let told = Arc::new(Told::default());
+        let waker = Waker::from(told.clone());
+        let mut waiting = pin!(account.returned());
+        let mut cx = Context::from_waker(&waker);
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        budget.set_limit(10_000);
+        assert!(told.0.load(Ordering::Relaxed) && !account.must_wait());
     }
 
     #[test]
