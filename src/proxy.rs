@@ -70,7 +70,13 @@ impl FromStr for TrustedProxy {
                 Some(prefix) => prefix.parse().ok()?,
                 None => bits(ip),
             };
-            (prefix <= bits(ip)).then_some(Place::Network(ip, prefix))
+            match ip.to_canonical() {
+                // The first 96 bits of such an address say that it is one of IPv4.
+                mapped @ IpAddr::V4(_) if ip.is_ipv6() && (96..=128).contains(&prefix) => {
+                    Some(Place::Network(mapped, prefix - 96))
+                }
+                _ => (prefix <= bits(ip)).then_some(Place::Network(ip, prefix)),
+            }
         };
         network().map(Self).ok_or_else(|| Error::Config {
             field: "trusted_proxies",
@@ -138,6 +144,9 @@ mod tests {
         assert!(includes("192.0.2.1", "192.0.2.1"));
         assert!(includes("192.0.2.1", "::ffff:192.0.2.1"));
         assert!(!includes("192.0.2.1", "192.0.2.2"));
+        assert!(includes("::ffff:192.0.2.1", "192.0.2.1"));
+        assert!(includes("::ffff:10.0.0.0/104", "10.255.0.1"));
+        assert!(!includes("::ffff:10.0.0.0/104", "11.0.0.1"));
         assert!(includes("10.0.0.0/8", "10.255.0.1"));
         assert!(!includes("10.0.0.0/8", "11.0.0.1"));
         assert!(includes("0.0.0.0/0", "192.0.2.1"));
