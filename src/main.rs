@@ -103,6 +103,10 @@ fn reload(started_with: &Options, args: &[OsString]) -> Result<Config, Box<dyn E
     else {
         return Err("there is nothing to serve".into());
     };
+    options
+        .config
+        .check()
+        .map_err(|error| Mistake::from(error).to_string())?;
     if !options.listens_as(started_with) {
         log::warn!("where it listens, and the path, change when it is started again");
     }

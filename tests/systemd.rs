@@ -391,6 +391,31 @@ fn a_hangup_has_it_read_its_file_again() {
 }
 
 #[test]
+fn a_file_that_is_refused_changes_nothing_at_all() {
+    let file = SocketPath::new();
+    let flags = |text: &str| fs::write(&file.0, text).unwrap();
+    let manager = Manager::new();
+    flags("");
+    let mut service = manager.start(whit().arg("--config").arg(&file.0));
+    let addr = service.addr();
+    manager.told_of("READY=1");
+    flags("--verbose\n--pong-timeout 1h\n");
+    service.signal("HUP");
+    manager.told_of("READY=1");
+
+    let mut stream = connect(addr);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: pi\r\n\r\n")
+        .unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
+    let log = service.stop();
+    // It is told of flags, as at the start.
+    let mistake = "not reloaded, all stays as it was: --pong-timeout 3600s: ";
+    assert!(log.contains(mistake), "{log}");
+    assert!(!log.contains(" 200 /"), "{log}");
+}
+
+#[test]
 fn a_hangup_without_a_file_ends_it() {
     let manager = Manager::new();
     let mut service = manager.start(&mut whit());
