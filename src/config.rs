@@ -154,7 +154,7 @@ settings! {
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What is due more often would keep the thread busy with little else.
-const SHORTEST_PERIOD: Duration = Duration::from_millis(10);
+pub(crate) const SHORTEST_PERIOD: Duration = Duration::from_millis(10);
 
 impl Config {
     /// Lets web pages of `origin` connect too, beside those of the same host.

@@ -1,6 +1,7 @@
 //! What systemd hands over, and what it is told (sd_listen_fds(3), sd_notify(3)).
 
 use crate::{
+    config::SHORTEST_PERIOD,
     error::{Error, Result},
     house::House,
     listener::Listener,
@@ -18,7 +19,11 @@ use std::{
     net::TcpListener,
     os::{
         fd::{FromRawFd, OwnedFd},
-        unix::net::UnixListener,
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixDatagram, UnixListener},
+        },
     },
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -99,16 +104,19 @@ pub(crate) async fn notify(house: &House) {
     if env::var_os("NOTIFY_SOCKET").is_none() {
         return future::pending().await;
     }
-    let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 2);
+    // As good as none, if it asks for more than there is time for.
+    let watchdog = sd_notify::watchdog_enabled().map(|limit| (limit / 2).max(SHORTEST_PERIOD));
     let mut news = News::Ready;
-    let mut stopping = false;
+    let (mut stopping, mut failing) = (false, false);
     loop {
         // Listened for before it is told: what comes then comes next.
         let reloaded = house.reloaded.listen();
         let (told, told_at) = (house.stats.connections(), reactor::now());
-        if let Err(error) = tell(news, house) {
+        let result = tell(news, house).await;
+        if let (Err(error), false) = (&result, failing) {
             log::warn!("systemd cannot be told: {error}");
         }
+        failing = result.is_err();
         let changed = async {
             house.stats.changed_from(told).await;
             reactor::sleep_until(told_at + PACE).await;
@@ -146,7 +154,7 @@ enum News {
     Stopping,
 }
 
-fn tell(news: News, house: &House) -> io::Result<()> {
+async fn tell(news: News, house: &House) -> io::Result<()> {
     // Not of a snapshot, whose maps are 17 KB of the program.
     let (open, _) = house.stats.connections();
     let status = format!(
@@ -158,13 +166,35 @@ fn tell(news: News, house: &House) -> io::Result<()> {
     // Whatever is told shows that the thread turns. It is ignored where nobody watches.
     let turns = NotifyState::Watchdog;
     match news {
-        News::Ready => sd_notify::notify(&[NotifyState::Ready, state, turns]),
-        News::State => sd_notify::notify(&[state, turns]),
+        News::Ready => send(&[NotifyState::Ready, state, turns]).await,
+        News::State => send(&[state, turns]).await,
         News::Reloaded => {
-            sd_notify::notify(&[NotifyState::Reloading, now()])?;
-            sd_notify::notify(&[NotifyState::Ready, state, turns])
+            send(&[NotifyState::Reloading, now()]).await?;
+            send(&[NotifyState::Ready, state, turns]).await
         }
-        News::Stopping => sd_notify::notify(&[NotifyState::Stopping, state, turns]),
+        News::Stopping => send(&[NotifyState::Stopping, state, turns]).await,
+    }
+}
+
+/// Waits while systemd does not listen, and its socket is full: the thread has others to serve.
+async fn send(states: &[NotifyState<'_>]) -> io::Result<()> {
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    let Some(path) = env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
+    let address = match path.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(&path)?,
+    };
+    let words: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    loop {
+        match socket.send_to_addr(words.as_bytes(), &address) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => reactor::sleep(PAUSE).await,
+            result => return result.map(drop),
+        }
     }
 }
 

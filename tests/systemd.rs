@@ -15,6 +15,7 @@ use std::{
     path::PathBuf,
     process::{Child, ChildStderr, Command, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
+    thread,
     time::Duration,
 };
 use support::{TEXT, frame, handshake};
@@ -422,6 +423,49 @@ fn a_hangup_without_a_file_ends_it() {
     service.addr();
     service.signal("HUP");
     assert_eq!(service.child.wait().unwrap().code(), None);
+}
+
+#[test]
+fn a_systemd_that_does_not_listen_holds_nobody_up() {
+    let manager = Manager::new();
+    let mut service = manager.start(&mut whit());
+    let addr = service.addr();
+    manager.told_of("READY=1");
+    let other = UnixDatagram::unbound().unwrap();
+    other.set_nonblocking(true).unwrap();
+    while other.send_to(b"", &manager.path.0).is_ok() {}
+
+    let mut client = shake_hands(connect(addr));
+    // It has been told of this by then, if it can be.
+    thread::sleep(Duration::from_millis(1500));
+    echo(&mut client);
+    while !manager.told().starts_with("STATUS=1 connections, ") {}
+    drop(client);
+    service.stop();
+}
+
+#[test]
+fn a_watchdog_without_patience_is_not_all_that_is_served() {
+    let manager = Manager::new();
+    let mut service = manager.start(whit().env("WATCHDOG_USEC", "0"));
+    echo(&mut shake_hands(connect(service.addr())));
+    service.stop();
+}
+
+#[test]
+fn that_there_is_no_systemd_to_be_told_is_said_once() {
+    let nowhere = SocketPath::new();
+    let mut command = whit();
+    command
+        .env("NOTIFY_SOCKET", &nowhere.0)
+        .env("WATCHDOG_USEC", "20000");
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let mut service = Service { child, log };
+    let first = service.line();
+    thread::sleep(Duration::from_millis(200));
+    let log = first + &service.stop();
+    assert_eq!(log.matches("systemd cannot be told").count(), 1, "{log}");
 }
 
 /// Told of by the test below, in whose process it serves.
