@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    fmt::Display,
+    fmt::{self, Display, Write as _},
     fs::File,
     io::{self, Write},
     os::{fd::AsFd, unix::fs::MetadataExt},
@@ -16,14 +16,35 @@ pub(crate) fn start(level: log::LevelFilter) {
     let _ = log::set_logger(&Logger);
 }
 
-/// Writes a line, whatever is logged. That standard error may be closed is no reason to stop serving.
+/// Writes a line, whatever is logged: what would end it, or command the terminal, is shown and not done. That standard error may be closed is no reason to stop serving.
 pub(crate) fn say(level: log::Level, line: &dyn Display) {
+    let line = OneLine(line);
     let line = match is_journal() {
         true => format!("<{}>{line}\n", priority(level)),
         false => format!("{line}\n"),
     };
     // In one write, so that no other writer's words get into the middle.
     let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// Shows what it has without control characters.
+struct OneLine<'a>(&'a dyn Display);
+
+impl Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Escaped<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+        impl fmt::Write for Escaped<'_, '_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                text.chars().try_for_each(|c| match c.is_control() {
+                    true => write!(self.0, "{}", c.escape_default()),
+                    false => self.0.write_char(c),
+                })
+            }
+        }
+
+        write!(Escaped(f), "{}", self.0)
+    }
 }
 
 /// Whether standard error is the one that systemd connected to the journal (systemd.exec(5)).

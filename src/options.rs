@@ -4,10 +4,11 @@ use crate::owner::Owner;
 use lexopt::{Parser, ValueExt, prelude::*};
 use std::{
     ffi::OsString,
-    fmt::{self, Write},
-    fs::File,
+    fmt,
+    fs::{self, File},
     io::{self, Read},
     mem,
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -222,6 +223,10 @@ impl Options {
 /// A file of flags, none of which is that long.
 fn read(file: &Path) -> io::Result<String> {
     const MOST_BYTES: u64 = 64 * 1024;
+    // A pipe's words come once, and who reads them again waits for ever.
+    if fs::metadata(file)?.file_type().is_fifo() {
+        return Err(io::Error::other("a pipe cannot be read again"));
+    }
     let mut text = String::new();
     let count = File::open(file)?
         .take(MOST_BYTES)
@@ -235,7 +240,7 @@ fn read(file: &Path) -> io::Result<String> {
     }
 }
 
-/// A mistake in the command line. It quotes what the user gave, and is one line whatever that was.
+/// A mistake in the command line. It quotes what the user gave.
 pub(crate) struct Mistake(String);
 
 impl Mistake {
@@ -284,13 +289,7 @@ impl From<lexopt::Error> for Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| {
-            if c.is_control() {
-                c.escape_default().fmt(f)
-            } else {
-                f.write_char(c)
-            }
-        })
+        f.write_str(&self.0)
     }
 }
 

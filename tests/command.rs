@@ -245,6 +245,29 @@ fn a_mistake_is_one_line_that_names_it() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn a_failure_is_one_line_whatever_it_names() {
+    let output = output(&["--listen", "unix:/nowhere/a\nb"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("whit: cannot listen on unix:/nowhere/a\\nb: "));
+    assert_eq!(text.lines().count(), 1, "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_file_of_flags() {
+    let path = std::env::temp_dir().join(format!("whit-command-{}-pipe", std::process::id()));
+    let made = Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    let output = output(&["--config", path.to_str().unwrap()]);
+    std::fs::remove_file(&path).unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains(": a pipe cannot be read again"), "{text}");
+}
+
 #[test]
 fn a_port_in_use_is_one_line_and_status_1() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
