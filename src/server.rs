@@ -194,7 +194,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// At the start only: [`Error::Config`](crate::Error::Config) or [`Error::Route`](crate::Error::Route).
+    /// At the start only: [`Error::Config`](crate::Error::Config), [`Error::Route`](crate::Error::Route), or, where the system
+    /// does not let it wait, [`Error::Listen`](crate::Error::Listen) or [`Error::Reactor`](crate::Error::Reactor).
     pub async fn serve(self, listener: Listener) -> Result<()> {
         self.check()?;
         reactor::nested(self.serve_here(listener)).await?
