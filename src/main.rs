@@ -16,7 +16,7 @@ use std::{
     error::Error,
     ffi::OsString,
     io::{self, Write},
-    os::unix::fs::chown,
+    os::unix::fs::lchown,
     process::ExitCode,
 };
 use whit::{Closed, Config, Connection, Listener, Response, Server};
@@ -129,7 +129,7 @@ fn listen(options: &Options) -> whit::Result<Listener> {
 fn listen_at(path: &str, options: &Options) -> whit::Result<Listener> {
     let listener = Listener::bind_unix(path, options.socket_mode)?;
     if let Some(Owner { user, group }) = options.socket_owner {
-        chown(path, Some(user), group).map_err(|source| whit::Error::Listen {
+        lchown(path, Some(user), group).map_err(|source| whit::Error::Listen {
             addr: format!("unix:{path}, as its owner cannot be changed"),
             source,
         })?;

@@ -145,11 +145,12 @@ impl Server {
         self
     }
 
-    /// Has SIGHUP call `reload` while the server serves, which goes on with the configuration that it gives. If that is an
-    /// error, or not a good one, all stays as it was, and the log says so.
+    /// Has SIGHUP call `reload` on the server's thread while it serves, which goes on with the configuration that it gives. If
+    /// that is an error, or not a good one, all stays as it was, and the log says so.
     ///
     /// Connections that are open keep their sizes and their times to write and to close; pings, heartbeats, the idle time and
-    /// the memory budget are anew for all.
+    /// the memory budget are anew for all. A [`max_connections_per_ip`](Config::max_connections_per_ip) where there was none counts
+    /// the connections that come from then on.
     #[cfg(feature = "signals")]
     #[must_use]
     pub fn reload_on_hangup(

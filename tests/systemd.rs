@@ -10,7 +10,11 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     os::{
         fd::OwnedFd,
-        unix::net::{UnixDatagram, UnixListener, UnixStream},
+        linux::net::SocketAddrExt,
+        unix::{
+            self,
+            net::{UnixDatagram, UnixListener, UnixStream},
+        },
     },
     path::PathBuf,
     process::{Child, ChildStderr, Command, Stdio},
@@ -219,6 +223,18 @@ fn it_says_when_it_is_ready_how_it_is_and_when_it_stops() {
     service.stop();
     let told = manager.told();
     assert!(told.starts_with("STOPPING=1\n"), "{told}");
+}
+
+#[test]
+fn systemd_may_have_a_socket_without_a_file() {
+    let name = format!("whit-systemd-{}", std::process::id());
+    let address = unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let socket = UnixDatagram::bind_addr(&address).unwrap();
+    let path = SocketPath(format!("@{name}").into());
+    let manager = Manager { path, socket };
+    let service = manager.start(&mut whit());
+    manager.told_of("READY=1");
+    service.stop();
 }
 
 #[test]
