@@ -3,8 +3,9 @@
 use crate::{
     error::{Error, Result},
     proxy::TrustedProxy,
+    shown::Time,
 };
-use std::{fmt, ops::RangeInclusive, time::Duration};
+use std::{fmt, time::Duration};
 
 /// The text of the application heartbeat: see [`Config::heartbeat`](field@Config::heartbeat).
 pub const HEARTBEAT: &str = "heartbeat";
@@ -201,65 +202,65 @@ impl Config {
     /// ```
     pub fn check(&self) -> Result<()> {
         const MIB: usize = 1024 * 1024;
-        let in_range = |field, value: usize, range: RangeInclusive<usize>, rule| {
-            if range.contains(&value) {
-                Ok(())
-            } else {
-                Err(bad(field, format_args!("{value}"), rule))
-            }
-        };
-        in_range(
-            "max_connections",
-            self.max_connections,
-            1..=usize::MAX,
-            "a server takes at least 1 connection",
-        )?;
-        in_range(
-            "max_connections_per_ip",
-            self.max_connections_per_ip.unwrap_or(1),
-            1..=usize::MAX,
-            "an address may have at least 1 connection",
-        )?;
-        in_range(
-            "max_head_bytes",
-            self.max_head_bytes,
-            512..=MIB,
-            "a browser's request head needs at least 512 bytes, and none needs more than 1 MiB",
-        )?;
-        in_range(
-            "max_message_bytes",
-            self.max_message_bytes,
-            1..=1024 * MIB,
-            "a message needs room for at least 1 byte, and gets at most 1 GiB",
-        )?;
-        in_range(
-            "memory_budget_bytes",
-            self.memory_budget_bytes,
-            self.max_message_bytes.saturating_mul(8).max(MIB)..=usize::MAX,
-            "a budget is at least 1 MiB, and at least 8 times max_message_bytes",
-        )?;
-        in_range(
-            "max_fragments",
-            self.max_fragments,
-            1..=usize::MAX,
-            "a message has at least 1 frame",
-        )?;
-        in_range(
-            "max_control_frames_per_second",
-            self.max_control_frames_per_second,
-            1..=usize::MAX,
-            "a client may at least answer a ping",
-        )?;
-        for (field, value) in [
-            ("inbound_capacity", self.inbound_capacity),
-            ("outbound_capacity", self.outbound_capacity),
-        ] {
-            in_range(
-                field,
-                value,
+        for (field, value, range, rule) in [
+            (
+                "max_connections",
+                self.max_connections,
+                1..=usize::MAX,
+                "a server takes at least 1 connection",
+            ),
+            (
+                "max_connections_per_ip",
+                self.max_connections_per_ip.unwrap_or(1),
+                1..=usize::MAX,
+                "an address may have at least 1 connection",
+            ),
+            (
+                "max_head_bytes",
+                self.max_head_bytes,
+                512..=MIB,
+                "a browser's request head needs at least 512 bytes, and none needs more than 1 MiB",
+            ),
+            (
+                "max_message_bytes",
+                self.max_message_bytes,
+                1..=1024 * MIB,
+                "a message needs room for at least 1 byte, and gets at most 1 GiB",
+            ),
+            (
+                "memory_budget_bytes",
+                self.memory_budget_bytes,
+                self.max_message_bytes.saturating_mul(8).max(MIB)..=usize::MAX,
+                "a budget is at least 1 MiB, and at least 8 times max_message_bytes",
+            ),
+            (
+                "max_fragments",
+                self.max_fragments,
+                1..=usize::MAX,
+                "a message has at least 1 frame",
+            ),
+            (
+                "max_control_frames_per_second",
+                self.max_control_frames_per_second,
+                1..=usize::MAX,
+                "a client may at least answer a ping",
+            ),
+            (
+                "inbound_capacity",
+                self.inbound_capacity,
                 1..=65_536,
                 "a queue has room for 1 to 65,536 messages",
-            )?;
+            ),
+            (
+                "outbound_capacity",
+                self.outbound_capacity,
+                1..=65_536,
+                "a queue has room for 1 to 65,536 messages",
+            ),
+        ] {
+            if !range.contains(&value) {
+                return Err(bad(field, format_args!("{value}"), rule));
+            }
         }
 
         for (field, value) in [
@@ -276,7 +277,7 @@ impl Config {
             if value.is_zero() || value > LONGEST {
                 return Err(bad(
                     field,
-                    format_args!("{value:?}"),
+                    format_args!("{}", Time(value)),
                     "a time is longer than zero and at most 365 days",
                 ));
             }
@@ -289,7 +290,7 @@ impl Config {
             if let Some(value) = value.filter(|value| *value < SHORTEST_PERIOD) {
                 return Err(bad(
                     field,
-                    format_args!("{value:?}"),
+                    format_args!("{}", Time(value)),
                     "a period is at least 10 ms",
                 ));
             }
@@ -300,7 +301,7 @@ impl Config {
         {
             return Err(bad(
                 "pong_timeout",
-                format_args!("{:?}", self.pong_timeout),
+                format_args!("{}", Time(self.pong_timeout)),
                 "it is not longer than ping_interval, or pings would overtake each other",
             ));
         }
@@ -349,7 +350,7 @@ fn bad(field: &'static str, value: fmt::Arguments<'_>, rule: &'static str) -> Er
 }
 
 fn is_origin(origin: &str) -> bool {
-    origin.split_once("://").is_some_and(|(scheme, host)| {
+    split_scheme(origin).is_some_and(|(scheme, host)| {
         !scheme.is_empty()
             && scheme
                 .bytes()
@@ -359,6 +360,12 @@ fn is_origin(origin: &str) -> bool {
                 .bytes()
                 .all(|byte| byte.is_ascii_graphic() && !b"/?#@".contains(&byte))
     })
+}
+
+/// The scheme of a URL, and what comes after the slashes.
+pub(crate) fn split_scheme(url: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = url.split_once(':')?;
+    Some((scheme, rest.strip_prefix("//")?))
 }
 
 /// RFC 9110 5.6.2.

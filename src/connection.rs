@@ -9,7 +9,7 @@ use crate::{
     reactor,
     reader::{Lost, Reader},
     request::{Peer, Request},
-    tenths::Tenths,
+    shown::Tenths,
     wire::{FrameReader, FrameWriter},
     writer::Writer,
 };

@@ -2,7 +2,7 @@
 
 use crate::{
     close::beginning,
-    config::{Config, Origins},
+    config::{Config, Origins, split_scheme},
     connection::Handler,
     error::Refusal,
     request::Request,
@@ -191,7 +191,7 @@ fn origin_may_connect(fields: &Fields<'_>, config: &Config) -> bool {
     let Some(origin) = fields.origin.first else {
         return true;
     };
-    let same_host = || match (fields.host.first, origin.split_once("://")) {
+    let same_host = || match (fields.host.first, split_scheme(origin)) {
         (Some(host), Some((scheme, origin_host))) => {
             let port = default_port(scheme);
             without_port(host, port).eq_ignore_ascii_case(without_port(origin_host, port))
@@ -209,7 +209,7 @@ fn origin_may_connect(fields: &Fields<'_>, config: &Config) -> bool {
 }
 
 fn is_same_origin(one: &str, other: &str) -> bool {
-    match (one.split_once("://"), other.split_once("://")) {
+    match (split_scheme(one), split_scheme(other)) {
         (Some((scheme, host)), Some((other_scheme, other_host))) => {
             let port = default_port(scheme);
             scheme.eq_ignore_ascii_case(other_scheme)

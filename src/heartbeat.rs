@@ -6,6 +6,7 @@ use crate::{
     link::{Life, Links},
     message::Message,
     reactor,
+    shown::Time,
 };
 use std::time::{Duration, Instant};
 
@@ -96,7 +97,7 @@ pub(crate) async fn run(links: &Links, config: &Config) {
 
 /// Ends those that are silent. Tells whether that was the last word on the others.
 fn end_silent(links: &Links, config: &Config) -> bool {
-    let reason = format!("no pong within {:?}", config.pong_timeout);
+    let reason = format!("no pong within {}", Time(config.pong_timeout));
     let mut all_judged = true;
     links.for_each(|link| match link.life() {
         Life::Answered => {}
@@ -109,7 +110,7 @@ fn end_silent(links: &Links, config: &Config) -> bool {
 }
 
 fn end_idle(links: &Links, now: Instant, timeout: Duration) {
-    let reason = format!("no message for {timeout:?}");
+    let reason = format!("no message for {}", Time(timeout));
     links.for_each(|link| {
         if link.idle_for(now) >= timeout {
             let closed = Closed::new(ClosedBy::Local, CloseCode::GOING_AWAY, &reason);

@@ -45,6 +45,7 @@ mod response;
 mod route;
 mod scratch;
 mod server;
+mod shown;
 #[cfg(feature = "signals")]
 mod signals;
 #[cfg(feature = "testing")]
@@ -55,7 +56,6 @@ mod stats;
 #[cfg(all(feature = "systemd", target_os = "linux"))]
 mod systemd;
 mod tcp;
-mod tenths;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod turn;

@@ -1,6 +1,8 @@
 //! One HTTP/1.1 request head in, under a byte cap (RFC 9112).
 
-use crate::{budget::Charge, close::beginning, error::Refusal, socket::Socket};
+use crate::{
+    budget::Charge, close::beginning, config::split_scheme, error::Refusal, socket::Socket,
+};
 use futures_lite::{future, ready};
 use httparse::Status;
 use std::{fmt, iter, mem::MaybeUninit, net::SocketAddr, ops::Range, task::Poll};
@@ -124,7 +126,7 @@ impl Request {
             return Ok(None);
         };
 
-        let origin_form = match target.split_once("://") {
+        let origin_form = match split_scheme(target) {
             _ if target.starts_with('/') => target,
             // A client of a proxy names the whole address (RFC 9112 3.2.2).
             Some(("http" | "https" | "ws" | "wss", rest)) => {

@@ -6,7 +6,7 @@ use crate::{
     house::House,
     listener::Listener,
     reactor,
-    tenths::Tenths,
+    shown::Tenths,
 };
 use futures_lite::future;
 use rustix::{

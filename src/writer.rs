@@ -7,6 +7,7 @@ use crate::{
     message::Message,
     reactor,
     reader::Lost,
+    shown::Time,
     wire::{FrameWriter, close_frame_for},
 };
 use futures_lite::ready;
@@ -102,8 +103,10 @@ impl<'a> Writer<'a> {
                     if self.last.is_none() && self.frames.arrived() > step.arrived {
                         continue;
                     }
-                    let reason =
-                        format!("the peer took nothing for {:?}", self.config.write_timeout);
+                    let reason = format!(
+                        "the peer took nothing for {}",
+                        Time(self.config.write_timeout)
+                    );
                     Closed::lost(ClosedBy::Local, &reason).at_limit("write_timeout")
                 }
             };

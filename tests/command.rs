@@ -156,7 +156,7 @@ fn a_mistake_is_one_line_that_names_it() {
             &["--heartbeat", "banana"],
             "whit: --heartbeat banana: not a time",
         ),
-        (&["--heartbeat", "0"], "whit: --heartbeat 0ns: "),
+        (&["--heartbeat", "0"], "whit: --heartbeat 0s: "),
         (
             &["--ping-interval", "often"],
             "whit: --ping-interval often: not a time",
@@ -171,7 +171,7 @@ fn a_mistake_is_one_line_that_names_it() {
         ),
         (
             &["--pong-timeout", "0"],
-            "whit: --pong-timeout 0ns: a time is longer than zero",
+            "whit: --pong-timeout 0s: a time is longer than zero",
         ),
         (
             &["--ping-interval", "5s"],

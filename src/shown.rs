@@ -1,8 +1,8 @@
-//! Numbers with one decimal, as they are shown.
+//! Numbers and times, as they are shown. What the standard library has for the same is 15 KB of the program.
 
 use std::{fmt, time::Duration};
 
-/// So many tenths. What formats floating-point numbers is 12 KB of the program.
+/// So many tenths.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Tenths(u64);
 
@@ -26,6 +26,28 @@ impl fmt::Display for Tenths {
     }
 }
 
+/// A time that somebody chose, in the largest unit of which it is a multiple.
+pub(crate) struct Time(pub(crate) Duration);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = self.0.subsec_nanos();
+        let (per_second, unit) = match nanos {
+            0 => (1, "s"),
+            _ if nanos % 1_000_000 == 0 => (1_000, "ms"),
+            _ if nanos % 1_000 == 0 => (1_000_000, "us"),
+            _ => (1_000_000_000, "ns"),
+        };
+        let part = u64::from(nanos) * per_second / 1_000_000_000;
+        let count = self
+            .0
+            .as_secs()
+            .saturating_mul(per_second)
+            .saturating_add(part);
+        write!(f, "{count}{unit}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,6 +58,15 @@ mod tests {
         assert_eq!(
             [0, 49, 50, 1949, 1950].map(seconds),
             ["0.0", "0.0", "0.1", "1.9", "2.0"]
+        );
+    }
+
+    #[test]
+    fn times_are_as_they_were_chosen() {
+        let time = |millis| Time(Duration::from_millis(millis)).to_string();
+        assert_eq!(
+            [10_000, 1500, 50, 0].map(time),
+            ["10s", "1500ms", "50ms", "0s"]
         );
     }
 
