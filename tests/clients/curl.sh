@@ -215,7 +215,7 @@ refuses --frobnicate --frobnicate --frobnicate
 refuses --max-message 0 --max-message 0
 refuses --max-message 64kb --max-message 64kb
 refuses --heartbeat banana --heartbeat banana
-refuses --heartbeat '0(ns)?' --heartbeat 0
+refuses --heartbeat '0s' --heartbeat 0
 refuses --max-connections 0 --max-connections 0
 refuses --max-connections many --max-connections many
 refuses --max-connections-per-ip 0 --max-connections-per-ip 0
