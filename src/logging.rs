@@ -28,7 +28,7 @@ pub(crate) fn say(level: log::Level, line: &dyn Display) {
 }
 
 /// Shows what it has without control characters.
-struct OneLine<'a>(&'a dyn Display);
+pub(crate) struct OneLine<'a>(pub(crate) &'a dyn Display);
 
 impl Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,12 +1,16 @@
 //! Any arguments, each ended by a zero byte, as the command's flags.
 #![no_main]
 
+#[expect(dead_code, reason = "only what makes one line is tried")]
+#[path = "../../src/logging.rs"]
+mod logging;
 #[path = "../../src/options.rs"]
 mod options;
 #[path = "../../src/owner.rs"]
 mod owner;
 
 use libfuzzer_sys::fuzz_target;
+use logging::OneLine;
 use options::{Invocation, Mistake, Options};
 use std::{
     ffi::{OsStr, OsString},
@@ -58,7 +62,7 @@ fn parse(args: &[&OsStr]) -> Result<Invocation, Mistake> {
 
 /// A terminal shows it as one line, and obeys nothing in it.
 fn assert_is_a_line(mistake: &Mistake) {
-    let text = mistake.to_string();
+    let text = OneLine(mistake).to_string();
     assert!(
         !text.is_empty() && !text.contains(char::is_control),
         "{text:?}"
