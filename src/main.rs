@@ -1,15 +1,16 @@
-//! The `whit` command: an echo server with a heartbeat, and a page to try it at.
+//! The `whit` command: an echo server and others, and a page to try them at.
 
 mod allocator;
 mod descriptors;
 mod logging;
 mod options;
 mod owner;
+mod run;
 
 use futures_lite::future;
 use log::Level;
 use logging::say;
-use options::{DEFAULT_LISTEN, Invocation, Mistake, Options};
+use options::{DEFAULT_LISTEN, Invocation, Job, Mistake, Options};
 use owner::Owner;
 use std::{
     env,
@@ -17,6 +18,7 @@ use std::{
     ffi::OsString,
     io::{self, Write},
     os::unix::fs::lchown,
+    pin::Pin,
     process::ExitCode,
 };
 use whit::{Closed, Config, Connection, Listener, Response, Server};
@@ -56,7 +58,7 @@ fn usage_failure(mistake: &Mistake) -> ExitCode {
 }
 
 fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
-    let server = server(&options);
+    let Work { server, beside } = work(&options)?;
     server.check()?;
     let max_files = descriptors::raise_limit();
     let listener = listen(&options)?;
@@ -93,7 +95,11 @@ fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
         let started_with = options.clone();
         server = server.reload_on_hangup(move || reload(&started_with, &args));
     }
-    let serving = server.serve(listener);
+    let serving: Serving = Box::pin(server.serve(listener));
+    let serving = match beside {
+        Some(beside) => beside(serving),
+        None => serving,
+    };
     Ok(whit::block_on(future::or(serving, telling_and_trimming))??)
 }
 
@@ -137,16 +143,35 @@ fn listen_at(path: &str, options: &Options) -> whit::Result<Listener> {
     Ok(listener)
 }
 
-fn server(options: &Options) -> Server {
-    let path = options
-        .path
+/// The server until it ends.
+type Serving = Pin<Box<dyn Future<Output = whit::Result<()>>>>;
+
+/// What a job is made of.
+struct Work {
+    server: Server,
+    /// Adds to the serving what the job does beside it, and after it.
+    beside: Option<Box<dyn FnOnce(Serving) -> Serving>>,
+}
+
+fn work(options: &Options) -> Result<Work, Box<dyn Error>> {
+    let server = Server::new().config(options.config.clone());
+    let server = with_page(server, &options.path);
+    match &options.job {
+        Job::Serve => Ok(Work {
+            server: server.route(&options.path, echo),
+            beside: None,
+        }),
+        Job::Run(flags) => Err(format!("run: {:?} cannot be run yet", flags.command[0]).into()),
+    }
+}
+
+/// A page to try the WebSocket at `path`.
+fn with_page(server: Server, path: &str) -> Server {
+    let path = path
         .replace('&', "&amp;")
         .replace('"', "&quot;")
         .replace('<', "&lt;");
     let page = bytes::Bytes::from(PAGE.replace("{{path}}", &path));
-    let server = Server::new()
-        .config(options.config.clone())
-        .route(&options.path, echo);
     server.page("/", move |_| {
         Response::html(page.clone()).header(
             "Content-Security-Policy",

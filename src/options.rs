@@ -1,6 +1,6 @@
 //! The command's flags.
 
-use crate::owner::Owner;
+use crate::{owner::Owner, run};
 use lexopt::{Parser, ValueExt, prelude::*};
 use std::{
     ffi::OsString,
@@ -15,9 +15,15 @@ use std::{
 use whit::Config;
 
 const HELP: &str = "\
-A WebSocket echo server with a heartbeat, and a page at / to try it.
+A WebSocket server for small machines.
 
-Usage: whit [serve] [OPTIONS]
+Usage: whit [COMMAND] [OPTIONS]
+
+Commands:
+  serve  Echo every message, with a heartbeat, and a page at / to try it [default]
+  run    Run a process for every connection: whit run -- CMD ARGS...
+
+'whit COMMAND --help' tells what else a command has.
 
 Options:
       --listen ADDR                Listen on this address, such as 0.0.0.0:7777 or [::1]:0, where port 0 lets
@@ -26,7 +32,8 @@ Options:
       --socket-mode MODE           Who may connect to the unix sockets, as for chmod [default: 660]
       --socket-owner USER[:GROUP]  Whose they are, by name or number [default: whoever starts it]
       --path PATH                  The path of the WebSocket [default: /ws]
-      --heartbeat TIME             Send the text 'heartbeat' to every client this often, or 'off' [default: 1s]
+      --heartbeat TIME             Send the text 'heartbeat' to every client this often, or 'off'
+                                   [default: 1s for 'serve', otherwise off]
       --ping-interval TIME         Ping every client this often, or 'off' [default: 30s]
       --pong-timeout TIME          End a connection that is silent for so long after a ping; at most the
                                    interval [default: 10s]
@@ -58,7 +65,7 @@ Started by systemd it listens on the sockets that it is handed, and says when it
 mistake in the command line, 1 for any other failure.
 ";
 
-/// What the command is asked to do.
+/// What the command is asked for.
 pub(crate) enum Invocation {
     Serve(Box<Options>),
     Print(String),
@@ -66,8 +73,67 @@ pub(crate) enum Invocation {
 
 pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:7777";
 
+/// What it does with its connections: a subcommand, with the flags of its own.
+#[derive(Clone)]
+pub(crate) enum Job {
+    /// Sends each message back.
+    Serve,
+    Run(run::Flags),
+}
+
+impl Job {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "serve" => Some(Self::Serve),
+            "run" => Some(Self::Run(run::Flags::new())),
+            _ => None,
+        }
+    }
+
+    fn help(&self) -> &'static str {
+        match self {
+            Self::Serve => HELP,
+            Self::Run(_) => run::HELP,
+        }
+    }
+
+    fn heartbeat(&self) -> Option<Duration> {
+        match self {
+            Self::Serve => Some(Duration::from_secs(1)),
+            Self::Run(_) => None,
+        }
+    }
+
+    /// Takes a flag that is none of those that all have.
+    fn take_flag(&mut self, name: &str, args: &mut Parser) -> Result<(), lexopt::Error> {
+        match self {
+            Self::Run(flags) => flags.take(name, args),
+            Self::Serve => Err(Long(name).unexpected()),
+        }
+    }
+
+    /// Takes an argument that is no flag.
+    fn take_word(&mut self, word: OsString, args: &mut Parser) -> Result<(), lexopt::Error> {
+        match self {
+            Self::Run(flags) => flags.take_command(word, args),
+            Self::Serve => Err(Value(word).unexpected()),
+        }
+    }
+
+    /// All was taken.
+    fn check(&self) -> Result<(), Mistake> {
+        match self {
+            Self::Run(flags) => flags.check(),
+            Self::Serve => Ok(()),
+        }
+    }
+}
+
 #[derive(Clone)]
 pub(crate) struct Options {
+    pub(crate) job: Job,
+    /// Somebody named it.
+    has_job: bool,
     /// The file that more of them came from.
     pub(crate) config_file: Option<PathBuf>,
     /// Internet addresses, and paths of unix sockets behind `unix:`.
@@ -75,6 +141,8 @@ pub(crate) struct Options {
     pub(crate) socket_mode: u32,
     pub(crate) socket_owner: Option<Owner>,
     pub(crate) path: String,
+    /// What was said of it: otherwise it depends on the job.
+    heartbeat: Option<Option<Duration>>,
     pub(crate) config: Config,
     pub(crate) log_level: log::LevelFilter,
 }
@@ -91,19 +159,22 @@ impl Options {
             options.take_file(&file)?;
             options.take(Parser::from_args(args))?;
         }
+        options.job.check()?;
+        options.config.heartbeat = options.heartbeat.unwrap_or_else(|| options.job.heartbeat());
         Ok(Invocation::Serve(Box::new(options)))
     }
 
     fn new() -> Self {
         Self {
+            job: Job::Serve,
+            has_job: false,
             config_file: None,
             listen: Vec::new(),
             socket_mode: 0o660,
             socket_owner: None,
             path: "/ws".into(),
-            config: Config::new()
-                .heartbeat(Duration::from_secs(1))
-                .max_connections_per_ip(64),
+            heartbeat: None,
+            config: Config::new().max_connections_per_ip(64),
             log_level: log::LevelFilter::Info,
         }
     }
@@ -150,7 +221,6 @@ impl Options {
     /// Takes some arguments. Gives what is to be printed, if that is what they ask for.
     fn take(&mut self, mut args: Parser) -> Result<Option<String>, Mistake> {
         let options = self;
-        let mut named_command = false;
         while let Some(arg) = args.next()? {
             let config = &mut options.config;
             match arg {
@@ -163,7 +233,8 @@ impl Options {
                 }
                 Long("path") => options.path = args.value()?.string()?,
                 Long("heartbeat") => {
-                    config.heartbeat = value(&mut args, "--heartbeat", |text| or_off(text, time))?
+                    let heartbeat = value(&mut args, "--heartbeat", |text| or_off(text, time))?;
+                    options.heartbeat = Some(heartbeat);
                 }
                 Long("ping-interval") => {
                     config.ping_interval =
@@ -206,13 +277,22 @@ impl Options {
                 Long("config") => options.config_file = Some(args.value()?.into()),
                 Long("quiet") => options.log_level = log::LevelFilter::Warn,
                 Long("verbose") => options.log_level = log::LevelFilter::Debug,
-                Long("help") | Short('h') => return Ok(Some(HELP.into())),
+                Long("help") | Short('h') => return Ok(Some(options.job.help().into())),
                 Long("version") | Short('V') => {
                     return Ok(Some(
                         concat!("whit ", env!("CARGO_PKG_VERSION"), "\n").into(),
                     ));
                 }
-                Value(command) if command == "serve" && !named_command => named_command = true,
+                Long(name) => {
+                    let name = name.to_owned();
+                    options.job.take_flag(&name, &mut args)?;
+                }
+                Value(name) if !options.has_job => {
+                    options.has_job = true;
+                    let job = name.to_str().and_then(Job::named);
+                    options.job = job.ok_or_else(|| Value(name).unexpected())?;
+                }
+                Value(word) => options.job.take_word(word, &mut args)?,
                 arg => return Err(arg.unexpected().into()),
             }
         }
@@ -241,7 +321,7 @@ fn read(file: &Path) -> io::Result<String> {
 }
 
 /// A mistake in the command line. It quotes what the user gave.
-pub(crate) struct Mistake(String);
+pub(crate) struct Mistake(pub(crate) String);
 
 impl Mistake {
     /// The mistake that the library found, if it is one. The library names a field and the value it got: the user knows the
@@ -294,7 +374,7 @@ impl fmt::Display for Mistake {
 }
 
 /// The next argument as the value of `flag`.
-fn value<T>(
+pub(crate) fn value<T>(
     args: &mut Parser,
     flag: &str,
     parse: impl Fn(&str) -> Result<T, &'static str>,
@@ -314,7 +394,7 @@ fn or_off<T>(
     }
 }
 
-fn count(text: &str) -> Result<usize, &'static str> {
+pub(crate) fn count(text: &str) -> Result<usize, &'static str> {
     text.parse().map_err(|_| "not a whole number")
 }
 
@@ -341,7 +421,7 @@ fn size(text: &str) -> Result<usize, &'static str> {
     bytes.ok_or("more than this machine can count")
 }
 
-fn time(text: &str) -> Result<Duration, &'static str> {
+pub(crate) fn time(text: &str) -> Result<Duration, &'static str> {
     const RULE: &str =
         "not a time: a number of seconds, or one with a unit such as 500ms, 2s or 1m";
     let (number, unit) = number_and_unit(text).ok_or(RULE)?;
@@ -405,7 +485,7 @@ mod tests {
                 .unwrap();
         assert_eq!(options.listen, ["0.0.0.0:80", "unix:/run/a b"]);
         assert_eq!(options.log_level, log::LevelFilter::Warn);
-        assert_eq!(options.config.heartbeat, None);
+        assert_eq!(options.heartbeat, Some(None));
         for (bad, expected) in [
             ("listen 0.0.0.0:80", "listen: not one of the flags"),
             ("serve", "serve: not one of the flags"),

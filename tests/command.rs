@@ -129,7 +129,7 @@ fn help_and_version_go_to_standard_output() {
             "--version",
             concat!("whit ", env!("CARGO_PKG_VERSION"), "\n"),
         ),
-        ("--help", "A WebSocket echo server"),
+        ("--help", "A WebSocket server for small machines."),
     ] {
         let output = output(&[flag]);
         assert!(output.status.success());
@@ -148,6 +148,10 @@ fn a_mistake_is_one_line_that_names_it() {
         (&["--loud"][..], "whit: invalid option '--loud'"),
         (&["dance"], "whit: unexpected argument \"dance\""),
         (&["serve", "serve"], "whit: unexpected argument \"serve\""),
+        (
+            &["run"],
+            "whit: run: it takes a command, as in whit run -- cat",
+        ),
         (
             &["--listen"],
             "whit: missing argument for option '--listen'",

@@ -8,6 +8,8 @@ mod logging;
 mod options;
 #[path = "../../src/owner.rs"]
 mod owner;
+#[path = "../../src/run.rs"]
+mod run;
 
 use libfuzzer_sys::fuzz_target;
 use logging::OneLine;
