@@ -1,11 +1,23 @@
 //! The `whit` command: an echo server and others, and a page to try them at.
 
 mod allocator;
+#[cfg(target_os = "linux")]
+mod cgi;
 mod descriptors;
+#[cfg(target_os = "linux")]
+mod lines;
 mod logging;
 mod options;
 mod owner;
+#[cfg(target_os = "linux")]
+mod per_client;
+#[cfg(target_os = "linux")]
+mod process;
 mod run;
+#[cfg(target_os = "linux")]
+mod shared;
+#[cfg(target_os = "linux")]
+mod stdio;
 
 use futures_lite::future;
 use log::Level;
@@ -22,6 +34,8 @@ use std::{
     process::ExitCode,
 };
 use whit::{Closed, Config, Connection, Listener, Response, Server};
+#[cfg(target_os = "linux")]
+use {per_client::PerClient, shared::Shared, std::rc::Rc, stdio::Format};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -161,7 +175,39 @@ fn work(options: &Options) -> Result<Work, Box<dyn Error>> {
             server: server.route(&options.path, echo),
             beside: None,
         }),
-        Job::Run(flags) => Err(format!("run: {:?} cannot be run yet", flags.command[0]).into()),
+        #[cfg(target_os = "linux")]
+        Job::Run(flags) => Ok(run_processes(flags, options, server)),
+        #[cfg(not(target_os = "linux"))]
+        Job::Run(_) => Err("run: it is there on Linux only".into()),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn run_processes(flags: &run::Flags, options: &Options, server: Server) -> Work {
+    let (flags, route) = (flags.clone(), options.path.clone());
+    let format = match flags.binary {
+        true => Format::Binary,
+        false => Format::Text {
+            max_line: options.config.max_message_bytes,
+        },
+    };
+    if flags.shared {
+        let shared = Shared::new(flags, format);
+        let handled = shared.clone();
+        return Work {
+            server: server.route(&route, move |conn| handled.clone().handle(conn)),
+            beside: Some(Box::new(|serving| Box::pin(shared.beside(serving)))),
+        };
+    }
+    let each = Rc::new(PerClient {
+        flags,
+        format,
+        route,
+    });
+    let handled = each.clone();
+    Work {
+        server: server.route(&each.route, move |conn| handled.clone().handle(conn)),
+        beside: None,
     }
 }
 

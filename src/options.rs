@@ -97,10 +97,11 @@ impl Job {
         }
     }
 
-    fn heartbeat(&self) -> Option<Duration> {
+    /// Sets what depends on the job and was not said.
+    fn configure(&self, config: &mut Config) {
         match self {
-            Self::Serve => Some(Duration::from_secs(1)),
-            Self::Run(_) => None,
+            Self::Serve => config.heartbeat = Some(Duration::from_secs(1)),
+            Self::Run(flags) => flags.configure(config),
         }
     }
 
@@ -141,7 +142,7 @@ pub(crate) struct Options {
     pub(crate) socket_mode: u32,
     pub(crate) socket_owner: Option<Owner>,
     pub(crate) path: String,
-    /// What was said of it: otherwise it depends on the job.
+    /// If it was said: otherwise it depends on the job.
     heartbeat: Option<Option<Duration>>,
     pub(crate) config: Config,
     pub(crate) log_level: log::LevelFilter,
@@ -160,7 +161,10 @@ impl Options {
             options.take(Parser::from_args(args))?;
         }
         options.job.check()?;
-        options.config.heartbeat = options.heartbeat.unwrap_or_else(|| options.job.heartbeat());
+        options.job.configure(&mut options.config);
+        if let Some(heartbeat) = options.heartbeat {
+            options.config.heartbeat = heartbeat;
+        }
         Ok(Invocation::Serve(Box::new(options)))
     }
 

@@ -1,0 +1,243 @@
+//! A process in a group of its own, and the pipes from it.
+//!
+//! The standard library starts it, and a pidfd tells of its end. smol's own processes would come with one more thread, which
+//! waits for children, and have no groups.
+
+use futures_lite::{
+    future::{self, poll_fn},
+    ready,
+};
+use rustix::{
+    buffer::spare_capacity,
+    fd::{AsFd, OwnedFd},
+    io::{Errno, ioctl_fionread, read},
+    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
+};
+use smol::{Async, Timer};
+use std::{
+    cell::Cell,
+    ffi::OsString,
+    fmt, io,
+    os::unix::process::{CommandExt, ExitStatusExt},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+/// What systemd tells its own service, and nobody else.
+const OWN_VARIABLES: [&str; 6] = [
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
+
+/// The three pipes to a process.
+pub(crate) struct Pipes {
+    pub(crate) input: Async<ChildStdin>,
+    pub(crate) output: Outlet<ChildStdout>,
+    pub(crate) errors: Outlet<ChildStderr>,
+}
+
+/// A process that was started. When it has ended what is left of its group is killed, and when this is dropped all of it is.
+pub(crate) struct Process {
+    group: Group,
+    /// Readable once it has ended.
+    pidfd: Async<OwnedFd>,
+    has_ended: Cell<bool>,
+}
+
+impl Process {
+    /// Starts a program with its arguments, in this process's environment and `environment` on top.
+    pub(crate) fn start(
+        command: &[OsString],
+        environment: impl IntoIterator<Item = (String, OsString)>,
+    ) -> io::Result<(Self, Pipes)> {
+        let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut command = Command::new(program);
+        for name in OWN_VARIABLES {
+            command.env_remove(name);
+        }
+        let mut group = Group {
+            leader: command
+                .args(args)
+                .envs(environment)
+                .process_group(0)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()?,
+            is_reaped: false,
+        };
+        let leader = &mut group.leader;
+        let (Some(input), Some(output), Some(errors)) = (
+            leader.stdin.take(),
+            leader.stdout.take(),
+            leader.stderr.take(),
+        ) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        let pipes = Pipes {
+            input: Async::new(input)?,
+            output: Outlet::of(output)?,
+            errors: Outlet::of(errors)?,
+        };
+        let pidfd = pidfd_open(group.id(), PidfdFlags::empty())?;
+        let process = Self {
+            group,
+            pidfd: Async::new(pidfd)?,
+            has_ended: Cell::new(false),
+        };
+        Ok((process, pipes))
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.group.leader.id()
+    }
+
+    fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.has_ended.get() {
+            if let Err(error) = ready!(self.pidfd.poll_readable(cx)) {
+                log::error!("cannot wait for process {}: {error}", self.id());
+            }
+            self.has_ended.set(true);
+            self.group.signal(Signal::KILL);
+        }
+        Poll::Ready(())
+    }
+
+    async fn ended(&self) {
+        poll_fn(|cx| self.poll_end(cx)).await;
+    }
+
+    /// Has it end, with all of its group: asks with SIGTERM, and no longer than `grace`.
+    pub(crate) async fn end(&self, grace: Duration) {
+        if self.has_ended.get() {
+            return;
+        }
+        self.group.signal(Signal::TERM);
+        let late = async {
+            Timer::after(grace).await;
+            log::info!("process {} did not end on SIGTERM: killed", self.id());
+            self.group.signal(Signal::KILL);
+            future::pending().await
+        };
+        future::or(self.ended(), late).await;
+    }
+
+    /// How it ended. If it has not, it is killed.
+    pub(crate) fn into_status(mut self) -> io::Result<ExitStatus> {
+        self.group.reap()
+    }
+}
+
+/// A process and those that it started, but for any that went into a group of their own.
+struct Group {
+    leader: Child,
+    is_reaped: bool,
+}
+
+impl Group {
+    fn id(&self) -> Pid {
+        Pid::from_child(&self.leader)
+    }
+
+    /// As long as the leader is not reaped nobody else can have its number.
+    fn signal(&self, signal: Signal) {
+        // Fails where all are gone.
+        let _ = kill_process_group(self.id(), signal);
+    }
+
+    fn reap(&mut self) -> io::Result<ExitStatus> {
+        if !self.is_reaped {
+            self.signal(Signal::KILL);
+            self.is_reaped = true;
+        }
+        self.leader.wait()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = self.reap();
+    }
+}
+
+/// The end of a pipe that a process writes to.
+pub(crate) struct Outlet<T> {
+    pipe: Async<T>,
+    /// Its last words were read.
+    is_over: bool,
+    /// What of it was in the pipe when it ended, and is still to be read. Somebody who left its group may write on.
+    left: Option<u64>,
+}
+
+impl<T: AsFd> Outlet<T> {
+    fn of(pipe: T) -> io::Result<Self> {
+        Ok(Self {
+            pipe: Async::new(pipe)?,
+            is_over: false,
+            left: None,
+        })
+    }
+
+    /// Waits until there is something to read, and adds it to `bytes`. `false` once the process has ended, and all is read.
+    ///
+    /// It is ready at once again and again where a process writes without end: others should have their turn between.
+    pub(crate) async fn read(&mut self, process: &Process, bytes: &mut Vec<u8>) -> bool {
+        poll_fn(|cx| self.poll_read(cx, process, bytes)).await
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        process: &Process,
+        bytes: &mut Vec<u8>,
+    ) -> Poll<bool> {
+        /// What is read at once.
+        const CHUNK: usize = 8 * 1024;
+
+        if self.left.is_none() && process.poll_end(cx).is_ready() {
+            self.left = Some(ioctl_fionread(&self.pipe).unwrap_or(0));
+        }
+        while !self.is_over && self.left != Some(0) {
+            bytes.reserve(CHUNK);
+            match read(&self.pipe, spare_capacity(bytes)) {
+                Ok(count @ 1..) => {
+                    if let Some(left) = &mut self.left {
+                        *left = left.saturating_sub(count as u64);
+                    }
+                    return Poll::Ready(true);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) if self.left.is_none() => {
+                    if bytes.is_empty() {
+                        // It may be long until there is something.
+                        *bytes = Vec::new();
+                    }
+                    match ready!(self.pipe.poll_readable(cx)) {
+                        Ok(()) => {}
+                        Err(_) => self.is_over = true,
+                    }
+                }
+                Ok(0) | Err(_) => self.is_over = true,
+            }
+        }
+        process.poll_end(cx).map(|()| false)
+    }
+}
+
+/// A status as it is told to a client: `exit status 3`, `signal 9`.
+pub(crate) struct Shown(pub(crate) ExitStatus);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.code(), self.0.signal()) {
+            (Some(code), _) => write!(f, "exit status {code}"),
+            (None, Some(signal)) => write!(f, "signal {signal}"),
+            (None, None) => f.write_str("an unknown status"),
+        }
+    }
+}

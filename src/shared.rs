@@ -1,0 +1,177 @@
+//! `whit run --shared`: one process for all clients, started again when it ends.
+
+use crate::{
+    Serving,
+    process::{Process, Shown},
+    run::Flags,
+    stdio::{self, Format, Input, LineTooLong, Output, log_errors},
+};
+use async_channel::{Receiver, Sender};
+use futures_lite::future;
+use slab::Slab;
+use smol::Timer;
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+use whit::{Closed, Connection, Message};
+
+/// How long it waits before it starts the process again, which doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// It does not wait longer than this; and a process that ran for so long is started again as if it was the first time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Shared {
+    flags: Flags,
+    format: Format,
+    clients: Clients,
+    /// What clients send, which wait while the process does not take it.
+    to_process: Sender<Message>,
+    from_clients: Receiver<Message>,
+}
+
+impl Shared {
+    pub(crate) fn new(flags: Flags, format: Format) -> Rc<Self> {
+        let (to_process, from_clients) = async_channel::bounded(1);
+        Rc::new(Self {
+            flags,
+            format,
+            clients: Clients::default(),
+            to_process,
+            from_clients,
+        })
+    }
+
+    pub(crate) async fn handle(self: Rc<Self>, conn: Connection) -> Result<(), Closed> {
+        let _client = self.clients.enter(conn.clone());
+        loop {
+            let message = stdio::read(&conn, self.format).await?;
+            let sending = async {
+                let _ = self.to_process.send(message).await;
+                Ok(())
+            };
+            future::or(sending, async { Err(conn.closed().await) }).await?;
+        }
+    }
+
+    /// Serves, and keeps the process running until that is over.
+    pub(crate) async fn beside(self: Rc<Self>, serving: Serving) -> whit::Result<()> {
+        let (served, end) = async_channel::bounded(1);
+        let serving = async {
+            let result = serving.await;
+            drop(served);
+            result
+        };
+        let (result, ()) = future::zip(serving, self.keep_running(&end)).await;
+        result
+    }
+
+    /// Runs the process again and again until `end` is closed.
+    async fn keep_running(&self, end: &Receiver<Infallible>) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let started = Instant::now();
+            let how = self.run(end).await;
+            if end.is_closed() {
+                return;
+            }
+            if started.elapsed() >= LONGEST_PAUSE {
+                pause = FIRST_PAUSE;
+            }
+            let program = self.flags.program();
+            log::warn!(
+                "{program}: {how}: it is started again in {} s",
+                pause.as_secs()
+            );
+            let over = async {
+                let _ = end.recv().await;
+            };
+            let pausing = async {
+                Timer::after(pause).await;
+            };
+            future::or(pausing, over).await;
+            if end.is_closed() {
+                return;
+            }
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
+    /// Runs the process once, and tells how it ended.
+    async fn run(&self, end: &Receiver<Infallible>) -> String {
+        let (process, pipes) = match Process::start(&self.flags.command, []) {
+            Ok(started) => started,
+            Err(error) => return error.to_string(),
+        };
+        let who = format!("{}[{}]", self.flags.program(), process.id());
+        let talking = async {
+            let input = Input::new(pipes.input, self.format);
+            let output = Output::new(pipes.output, self.format);
+            let over = async {
+                let _ = end.recv().await;
+                Ok(())
+            };
+            let delivering = future::or(self.deliver(output, &process), over);
+            let talked = future::or(delivering, self.feed(input)).await;
+            process.end(self.flags.grace).await;
+            talked
+        };
+        let logging = log_errors(pipes.errors, &process, &who);
+        let (talked, ()) = future::zip(talking, logging).await;
+        match (talked, process.into_status()) {
+            (Err(LineTooLong), _) => "it wrote a line that is too long".into(),
+            (Ok(()), Ok(status)) => Shown(status).to_string(),
+            (Ok(()), Err(error)) => error.to_string(),
+        }
+    }
+
+    async fn feed<T>(&self, mut input: Input) -> T {
+        loop {
+            match self.from_clients.recv().await {
+                Ok(message) => input.write(&message).await,
+                Err(_) => future::pending().await,
+            }
+        }
+    }
+
+    async fn deliver(&self, mut output: Output, process: &Process) -> Result<(), LineTooLong> {
+        while let Some(message) = output.next(process).await? {
+            self.clients.send(&message);
+        }
+        Ok(())
+    }
+}
+
+/// Who gets what the process writes.
+#[derive(Default)]
+struct Clients(RefCell<Slab<Connection>>);
+
+impl Clients {
+    fn enter(&self, conn: Connection) -> Client<'_> {
+        Client {
+            key: self.0.borrow_mut().insert(conn),
+            clients: self,
+        }
+    }
+
+    /// Sends a message to all but those that are too slow for it.
+    fn send(&self, message: &Message) {
+        for (_, conn) in &*self.0.borrow() {
+            let _ = conn.try_write(message.clone());
+        }
+    }
+}
+
+/// A client's place among the others.
+struct Client<'a> {
+    clients: &'a Clients,
+    key: usize,
+}
+
+impl Drop for Client<'_> {
+    fn drop(&mut self) {
+        self.clients.0.borrow_mut().remove(self.key);
+    }
+}
