@@ -3,6 +3,14 @@
 _whit() {
     local word=${COMP_WORDS[COMP_CWORD]} flag=${COMP_WORDS[COMP_CWORD - 1]} words=
     COMPREPLY=()
+    # What is behind `--` is another program's.
+    case " ${COMP_WORDS[*]:1:COMP_CWORD-1} " in
+        *" -- "*)
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -c -f -- "$word")
+            return
+            ;;
+    esac
     # Bash splits words at `=`.
     if [ "$word" = = ]; then
         word=
@@ -19,6 +27,7 @@ _whit() {
             mapfile -t COMPREPLY < <(compgen -u -- "$word")
             return
             ;;
+        --grace) words="1s 5s 30s" ;;
         --heartbeat | --ping-interval) words="off 1s 10s 30s 1m" ;;
         --pong-timeout) words="1s 5s 10s 30s" ;;
         --idle-timeout) words="off 1m 10m 1h" ;;
@@ -28,11 +37,16 @@ _whit() {
         --max-connections-per-ip) words=off ;;
         --max-message) words="64KiB 256KiB 1MiB" ;;
         --memory) words="8MiB 32MiB 128MiB" ;;
-        --listen | --path | --max-connections) return ;;
+        --listen | --path | --max-connections | --max-processes) return ;;
         *)
             words="--listen --socket-mode --socket-owner --path --config --heartbeat --ping-interval --pong-timeout
                 --idle-timeout --allow-origin --max-connections --max-connections-per-ip --trusted-proxy --max-message
                 --memory --quiet --verbose --help --version"
+            case " ${COMP_WORDS[*]:1:COMP_CWORD-1} " in
+                *" run "*) words+=" --binary --shared --grace --max-processes --" ;;
+                *" serve "*) ;;
+                *) words+=" serve run" ;;
+            esac
             ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")

@@ -1,7 +1,13 @@
 # fish completion for whit(1).
 
 complete -c whit -f
-complete -c whit -n __fish_use_subcommand -a serve
+complete -c whit -n __fish_use_subcommand -a serve -d 'Echo every message'
+complete -c whit -n __fish_use_subcommand -a run -d 'Run a process for every connection'
+complete -c whit -n '__fish_seen_subcommand_from run' -l binary -d 'Messages are bytes, not lines'
+complete -c whit -n '__fish_seen_subcommand_from run' -l shared -d 'One process for all clients'
+complete -c whit -n '__fish_seen_subcommand_from run' -l grace -x -a '1s 5s 30s' -d 'How long a process has from SIGTERM to SIGKILL'
+complete -c whit -n '__fish_seen_subcommand_from run' -l max-processes -x -d 'Answer further clients with 503'
+complete -c whit -n '__fish_seen_subcommand_from run' -F -a '(__fish_complete_command)'
 complete -c whit -l listen -x -a '127.0.0.1:7777 0.0.0.0:7777 [::]:7777 unix:' -d 'Listen on this address or unix socket'
 complete -c whit -l socket-mode -x -a '600 660 666' -d 'Who may connect to the unix sockets'
 complete -c whit -l socket-owner -x -a '(__fish_complete_users)' -d 'Whose the unix sockets are'

@@ -499,6 +499,7 @@ mod tests {
             ("--config=x", "--config=x: not one of the flags"),
             ("--quiet please", "unexpected argument \"please\""),
             ("--loud", "invalid option '--loud'"),
+            ("--binary", "invalid option '--binary'"),
             ("--listen", "missing argument for option '--listen'"),
         ] {
             let mistake = lines(bad).err().unwrap();

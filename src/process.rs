@@ -9,8 +9,8 @@ use futures_lite::{
 };
 use rustix::{
     buffer::spare_capacity,
-    fd::{AsFd, OwnedFd},
-    io::{Errno, ioctl_fionread, read},
+    fd::OwnedFd,
+    io::{Errno, ioctl_fionread, read, write},
     process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
 };
 use smol::{Async, Timer};
@@ -19,7 +19,7 @@ use std::{
     ffi::OsString,
     fmt, io,
     os::unix::process::{CommandExt, ExitStatusExt},
-    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     task::{Context, Poll},
     time::Duration,
 };
@@ -36,9 +36,9 @@ const OWN_VARIABLES: [&str; 6] = [
 
 /// The three pipes to a process.
 pub(crate) struct Pipes {
-    pub(crate) input: Async<ChildStdin>,
-    pub(crate) output: Outlet<ChildStdout>,
-    pub(crate) errors: Outlet<ChildStderr>,
+    pub(crate) input: Inlet,
+    pub(crate) output: Outlet,
+    pub(crate) errors: Outlet,
 }
 
 /// A process that was started. When it has ended what is left of its group is killed, and when this is dropped all of it is.
@@ -53,7 +53,7 @@ impl Process {
     /// Starts a program with its arguments, in this process's environment and `environment` on top.
     pub(crate) fn start(
         command: &[OsString],
-        environment: impl IntoIterator<Item = (String, OsString)>,
+        environment: Vec<(String, OsString)>,
     ) -> io::Result<(Self, Pipes)> {
         let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
@@ -80,9 +80,9 @@ impl Process {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
         let pipes = Pipes {
-            input: Async::new(input)?,
-            output: Outlet::of(output)?,
-            errors: Outlet::of(errors)?,
+            input: Inlet(Async::new(input.into())?),
+            output: Outlet::of(output.into())?,
+            errors: Outlet::of(errors.into())?,
         };
         let pidfd = pidfd_open(group.id(), PidfdFlags::empty())?;
         let process = Self {
@@ -165,17 +165,38 @@ impl Drop for Group {
     }
 }
 
+/// The end of a pipe that a process reads from.
+pub(crate) struct Inlet(Async<OwnedFd>);
+
+impl Inlet {
+    /// Writes all of it, waiting while the pipe is full.
+    pub(crate) async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
+        poll_fn(|cx| {
+            while !bytes.is_empty() {
+                match write(&self.0, bytes) {
+                    Ok(count) => bytes = &bytes[count..],
+                    Err(Errno::INTR) => {}
+                    Err(Errno::WOULDBLOCK) => ready!(self.0.poll_writable(cx))?,
+                    Err(error) => return Poll::Ready(Err(error.into())),
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+}
+
 /// The end of a pipe that a process writes to.
-pub(crate) struct Outlet<T> {
-    pipe: Async<T>,
+pub(crate) struct Outlet {
+    pipe: Async<OwnedFd>,
     /// Its last words were read.
     is_over: bool,
     /// What of it was in the pipe when it ended, and is still to be read. Somebody who left its group may write on.
     left: Option<u64>,
 }
 
-impl<T: AsFd> Outlet<T> {
-    fn of(pipe: T) -> io::Result<Self> {
+impl Outlet {
+    fn of(pipe: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             pipe: Async::new(pipe)?,
             is_over: false,

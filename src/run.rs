@@ -82,7 +82,7 @@ impl Flags {
             ));
         };
         if !is_program(Path::new(program)) {
-            let program = self.program();
+            let program = Path::new(program).display();
             return Err(Mistake(format!("run {program}: there is no such program")));
         }
         if self.shared && self.max_processes.is_some() {

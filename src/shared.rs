@@ -101,7 +101,7 @@ impl Shared {
 
     /// Runs the process once, and tells how it ended.
     async fn run(&self, end: &Receiver<Infallible>) -> String {
-        let (process, pipes) = match Process::start(&self.flags.command, []) {
+        let (process, pipes) = match Process::start(&self.flags.command, Vec::new()) {
             Ok(started) => started,
             Err(error) => return error.to_string(),
         };

@@ -2,11 +2,9 @@
 
 use crate::{
     lines::{Line, Lines},
-    process::{Outlet, Process},
+    process::{Inlet, Outlet, Process},
 };
-use futures_lite::{AsyncWriteExt, future};
-use smol::Async;
-use std::process::{ChildStderr, ChildStdin, ChildStdout};
+use futures_lite::future;
 use whit::{CloseCode, Closed, Connection, Message};
 
 /// What messages are to a process.
@@ -33,12 +31,12 @@ pub(crate) async fn read(conn: &Connection, format: Format) -> Result<Message, C
 /// Where messages go to.
 pub(crate) struct Input {
     /// There until the process closes it.
-    pipe: Option<Async<ChildStdin>>,
+    pipe: Option<Inlet>,
     format: Format,
 }
 
 impl Input {
-    pub(crate) fn new(pipe: Async<ChildStdin>, format: Format) -> Self {
+    pub(crate) fn new(pipe: Inlet, format: Format) -> Self {
         Self {
             pipe: Some(pipe),
             format,
@@ -47,14 +45,14 @@ impl Input {
 
     /// Gives a message to the process, waiting until it has room for it. If it does not listen any more the message is lost.
     pub(crate) async fn write(&mut self, message: &Message) {
-        let Some(pipe) = &mut self.pipe else {
+        let Some(pipe) = &self.pipe else {
             return;
         };
         let written = match self.format {
-            Format::Binary => pipe.write_all(message.as_bytes()).await,
+            Format::Binary => pipe.write(message.as_bytes()).await,
             Format::Text { .. } => {
                 let line = [message.as_bytes(), b"\n"].concat();
-                pipe.write_all(&line).await
+                pipe.write(&line).await
             }
         };
         if written.is_err() {
@@ -65,7 +63,7 @@ impl Input {
 
 /// Where messages come from.
 pub(crate) struct Output {
-    outlet: Outlet<ChildStdout>,
+    outlet: Outlet,
     format: Format,
     lines: Lines,
 }
@@ -74,7 +72,7 @@ pub(crate) struct Output {
 pub(crate) struct LineTooLong;
 
 impl Output {
-    pub(crate) fn new(outlet: Outlet<ChildStdout>, format: Format) -> Self {
+    pub(crate) fn new(outlet: Outlet, format: Format) -> Self {
         let max = match format {
             Format::Text { max_line } => max_line,
             Format::Binary => usize::MAX,
@@ -116,7 +114,7 @@ fn text(line: &[u8]) -> Message {
 }
 
 /// Logs each line that a process writes to its standard error, until it has ended.
-pub(crate) async fn log_errors(mut errors: Outlet<ChildStderr>, process: &Process, who: &str) {
+pub(crate) async fn log_errors(mut errors: Outlet, process: &Process, who: &str) {
     /// A longer one is cut in pieces.
     const LONGEST: usize = 1024;
 

@@ -153,6 +153,36 @@ fn a_mistake_is_one_line_that_names_it() {
             "whit: run: it takes a command, as in whit run -- cat",
         ),
         (
+            &["run", "--", "no-such-program"],
+            "whit: run no-such-program: there is no such program",
+        ),
+        (
+            &["run", "--", "/dev/null"],
+            "whit: run /dev/null: there is no such program",
+        ),
+        (
+            &["run", "--grace", "soon", "--", "cat"],
+            "whit: --grace soon: not a time",
+        ),
+        (
+            &["run", "--grace", "2h", "--", "cat"],
+            "whit: --grace 2h: a process gets 1 h at most",
+        ),
+        (
+            &["run", "--max-processes", "0", "--", "cat"],
+            "whit: --max-processes 0: at least 1 process",
+        ),
+        (
+            &["run", "--shared", "--max-processes", "2", "--", "cat"],
+            "whit: --max-processes: there is one, with --shared",
+        ),
+        // Each command has its own.
+        (
+            &["serve", "--grace", "1s"],
+            "whit: invalid option '--grace'",
+        ),
+        (&["--binary"], "whit: invalid option '--binary'"),
+        (
             &["--listen"],
             "whit: missing argument for option '--listen'",
         ),

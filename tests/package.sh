@@ -113,10 +113,12 @@ same_flags() {
     diff "$temp/told" "$temp/flags" || fail "other flags in $1 (>) than in whit --help (<)"
 }
 
-"$unpacked/usr/bin/whit" --help | grep -oP '^ {2,6}(-\w, )?\K--[\w-]+' | sort -u >"$temp/told"
+# tell_flags [COMMAND]: those that its help tells.
+tell_flags() { "$unpacked/usr/bin/whit" "$@" --help | grep -oP '^ {2,6}(-\w, )?\K--[\w-]+'; }
+
+tell_flags | sort -u >"$temp/told"
 [ "$(wc -l <"$temp/told")" -gt 10 ] || fail "whit --help tells few flags"
 
-sed -n '/^OPTIONS/,/^SIGNALS/p' "$temp/man" | grep -oP '^ {7}(-\w, )?\K--[\w-]+' | same_flags "the man page"
 XDG_DATA_DIRS=$shares bash --norc -c '
     . /usr/share/bash-completion/bash_completion
     __load_completion whit
@@ -135,10 +137,21 @@ zsh --no-rcs -c '
 # Completes only commands that are there.
 HOME=$temp PATH=$unpacked/usr/bin:$PATH XDG_DATA_DIRS=$shares fish --command "complete --do-complete 'whit --'" |
     cut -f 1 | same_flags "fish's completion"
-{ sed -n '/^| flag |/,/^$/p' README.md | cut -d '|' -f 2 | grep -oP '`\K--[\w-]+'; printf -- '--help\n--version\n'; } |
-    same_flags "the README's table"
 grep -oP '^#?\K--[\w-]+' "$unpacked/etc/default/whit" | sort -u | comm -13 "$temp/told" - >"$temp/unknown"
 [ ! -s "$temp/unknown" ] || fail "/etc/default/whit has flags that there are not: $(<"$temp/unknown")"
+# Those of subcommands come on top.
+{ tell_flags && tell_flags run; } | sort -u >"$temp/all"
+mv "$temp/all" "$temp/told"
+sed -n '/^OPTIONS/,/^SIGNALS/p' "$temp/man" | grep -oP '^ {7}(-\w, )?\K--[\w-]+' | same_flags "the man page"
+XDG_DATA_DIRS=$shares bash --norc -c '
+    . "$XDG_DATA_DIRS/bash-completion/completions/whit"
+    COMP_WORDS=(whit run --) COMP_CWORD=2
+    _whit && printf "%s\n" "${COMPREPLY[@]}"
+' | grep -x -e '--.\+' | same_flags "bash's completion of whit run"
+HOME=$temp PATH=$unpacked/usr/bin:$PATH XDG_DATA_DIRS=$shares fish --command "complete --do-complete 'whit run --'" |
+    cut -f 1 | same_flags "fish's completion of whit run"
+{ sed -n '/^| flag |/,/^$/p' README.md | cut -d '|' -f 2 | grep -oP '`\K--[\w-]+'; printf -- '--help\n--version\n'; } |
+    same_flags "the README's table"
 ok "the man page, the completions of bash, zsh and fish and the README have the flags that there are, and no other"
 
 # --- A fresh Debian. ---
