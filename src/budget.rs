@@ -43,6 +43,8 @@ pub(crate) struct Budget {
     /// Buffers for the messages to come. They count as used, and are nobody's.
     spare: RefCell<Vec<Spare>>,
     spare_bytes: Cell<usize>,
+    /// What of it topics have.
+    shared: Cell<usize>,
     keeps_spare: Cell<bool>,
     /// Tells of one.
     spared: Slot,
@@ -224,6 +226,23 @@ impl Budget {
 
     fn is_over(&self) -> bool {
         self.used.get() > self.limit.get()
+    }
+
+    /// Charges what no connection holds alone: messages of topics, that wait or are kept.
+    pub(crate) fn add_shared(&self, bytes: usize) {
+        self.shared.set(self.shared.get() + bytes);
+        self.add(bytes);
+    }
+
+    pub(crate) fn give_back_shared(&self, bytes: usize) {
+        self.shared.set(self.shared.get() - bytes);
+        self.give_back(bytes);
+    }
+
+    /// Whether topics may have so much more. Nobody can be shed for it, so it is a quarter of the budget at most.
+    pub(crate) fn has_room_to_share(&self, bytes: usize) -> bool {
+        let limit = self.limit.get();
+        limit == 0 || self.shared.get() + bytes <= limit / 4
     }
 
     fn add(&self, bytes: usize) {

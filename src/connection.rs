@@ -238,6 +238,10 @@ impl Connection {
         &self.handle.request
     }
 
+    pub(crate) fn link(&self) -> &Rc<Link> {
+        &self.handle.link
+    }
+
     /// The handler came to the end: what it has not answered by now it will not.
     fn ended(&self) -> Closed {
         let link = &self.handle.link;

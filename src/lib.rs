@@ -20,6 +20,7 @@ mod decoder;
 #[cfg(all(target_os = "linux", not(whit_portable)))]
 mod epoll;
 mod error;
+mod feed;
 mod framing;
 #[cfg(all(fuzzing, feature = "testing"))]
 pub mod fuzzing;
@@ -58,6 +59,7 @@ mod systemd;
 mod tcp;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod topic;
 mod turn;
 #[cfg(unix)]
 mod unix;
@@ -69,6 +71,7 @@ pub use crate::{
     config::{Config, HEARTBEAT, Origins},
     connection::{Connection, TryWriteError},
     error::{Error, Result},
+    feed::Policy,
     listener::Listener,
     message::{Message, Text},
     proxy::TrustedProxy,
@@ -77,4 +80,5 @@ pub use crate::{
     response::Response,
     server::{Server, ShutdownHandle},
     stats::{Stats, StatsHandle},
+    topic::{Hub, PublishError, Publisher, Subscription, Topic},
 };

@@ -1,9 +1,10 @@
 //! What the futures of one connection share, and the set of all that are open.
 
 use crate::{
-    budget::Account,
+    budget::{Account, Charge},
     close::{CloseCode, Closed, ClosedBy},
     config::{Config, HEARTBEAT},
+    feed::{Fed, Feed, Items, Publishing, Subscriber},
     gate::Gate,
     latch::Latch,
     message::Message,
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use event_listener::Event;
 use slab::Slab;
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::VecDeque,
     rc::{Rc, Weak},
     time::{Duration, Instant},
@@ -30,6 +31,8 @@ pub(crate) struct Link {
     pub(crate) account: Rc<Account>,
     pub(crate) inbound: Queue,
     pub(crate) outbound: Queue,
+    /// Made for the first message of a topic that it does not take at once.
+    feed: OnceCell<Box<dyn Feed>>,
     /// The first reason to end wins.
     pub(crate) closing: Latch<Closed>,
     /// The peer's Close was read: nothing comes after it.
@@ -80,6 +83,7 @@ impl Link {
             id: links.next_id(),
             inbound: queue(config.inbound_capacity),
             outbound: queue(config.outbound_capacity),
+            feed: OnceCell::new(),
             account,
             closing: Latch::default(),
             peer_closed: Cell::default(),
@@ -225,6 +229,73 @@ impl Link {
         Ok(())
     }
 
+    /// Sends what a topic has, or has it wait as `subscriber` demands.
+    pub(crate) fn take_published(
+        &self,
+        publishing: &mut Publishing<'_>,
+        subscriber: &Rc<Subscriber>,
+    ) {
+        if self.outbound.is_closed() {
+            return;
+        }
+        let message = publishing.message(subscriber);
+        if self.fed() == 0 && self.send(message).is_ok() {
+            return;
+        }
+        let feed = self.feed.get_or_init(|| {
+            let charge = Charge::new(self.account.clone());
+            Box::new(Items::new(charge))
+        });
+        match publishing.share(subscriber) {
+            Some(published) => match feed.push(published, subscriber) {
+                Fed::Waits => self.gate.wake(),
+                Fed::Missed => self.stats.count_missed(1),
+                Fed::TooSlow => self.close_slow(),
+            },
+            None if subscriber.may_miss() => {
+                subscriber.miss(1);
+                self.stats.count_missed(1);
+            }
+            None => self.close_slow(),
+        }
+    }
+
+    /// Lets go of what topics have for it: others need the memory.
+    pub(crate) fn starve(&self) {
+        let Some(feed) = self.feed.get() else { return };
+        if feed.may_miss_nothing() {
+            self.close_slow();
+        }
+        self.stats.count_missed(feed.clear());
+    }
+
+    fn close_slow(&self) {
+        let code = CloseCode::TRY_AGAIN_LATER;
+        let reason = "too slow for what it subscribed to";
+        self.close(Closed::new(ClosedBy::Local, code, reason));
+    }
+
+    /// How many messages of topics wait.
+    pub(crate) fn fed(&self) -> usize {
+        self.feed.get().map_or(0, |feed| feed.len())
+    }
+
+    /// What these take, as if they were not shared.
+    pub(crate) fn fed_bytes(&self) -> usize {
+        self.feed.get().map_or(0, |feed| feed.bytes())
+    }
+
+    /// The next message for the writer: what a handler wrote goes first.
+    pub(crate) fn next_outbound(&self) -> Option<Message> {
+        let queued = self.outbound.try_pop();
+        queued.or_else(|| self.feed.get()?.pop())
+    }
+
+    /// Whether there is one.
+    pub(crate) fn has_outbound(&self) -> bool {
+        !self.outbound.is_empty() || self.fed() > 0
+    }
+
     /// Writes what the connection's task has sent in its turn, and charges what it has left.
     #[inline]
     pub(crate) fn end_turn(&self) {
@@ -324,6 +395,9 @@ impl Link {
     pub(crate) fn clear(&self) {
         while self.outbound.try_pop().is_some() {
             self.dropped.set(self.dropped.get() + 1);
+        }
+        if let Some(feed) = self.feed.get() {
+            self.dropped.set(self.dropped.get() + feed.clear());
         }
         if self.account.is_shed() {
             while self.inbound.try_pop().is_some() {}
@@ -461,7 +535,8 @@ impl Open {
         }
         drop(open);
         if let Some(closed) = link.closing.get() {
-            let dropped = link.dropped.get() + link.outbound.len() as u64;
+            let left = link.outbound.len() + link.fed();
+            let dropped = link.dropped.get() + left as u64;
             self.links.stats.count_closed(closed, dropped);
         }
         link

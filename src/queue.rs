@@ -288,9 +288,9 @@ impl Drop for Pop<'_> {
     }
 }
 
-/// What a queued message takes: the payload, or the largest buffer that a long one may lie in, its place in the queue, and what the
+/// What a message that waits takes: the payload, or the largest buffer that a long one may lie in, its place in the queue, and what the
 /// allocator and its counter add.
-fn allocated(message: &Message) -> usize {
+pub(crate) fn allocated(message: &Message) -> usize {
     const OVERHEAD_BYTES: usize = 112;
     const PAGE_BYTES: usize = 4096;
     /// Allocators give whole pages to what is longer, and so does the command's.

@@ -17,13 +17,20 @@ use crate::{
     response::Response,
     route::Routes,
     stats::StatsHandle,
+    topic::Hub,
 };
 #[cfg(feature = "signals")]
 use crate::{error::Error, signals::Heeded};
 use futures_lite::future::{self, poll_fn};
 use smol::LocalExecutor;
 use std::{
-    cell::Cell, error, fmt, io, net::ToSocketAddrs, pin::pin, rc::Rc, sync::Arc, task::Poll,
+    cell::{Cell, RefCell},
+    error, fmt, io,
+    net::ToSocketAddrs,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -57,6 +64,17 @@ pub struct Server {
     #[cfg(all(feature = "systemd", target_os = "linux"))]
     notifies_systemd: bool,
     stats: StatsHandle,
+    /// What hubs do beside the connections. Not by their type: a server without one has nothing of it in the program.
+    pumps: RefCell<Pumps>,
+}
+
+#[derive(Default)]
+struct Pumps(Vec<Pin<Box<dyn Future<Output = ()>>>>);
+
+impl fmt::Debug for Pumps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.len())
+    }
 }
 
 impl Server {
@@ -129,6 +147,13 @@ impl Server {
     /// ```
     pub fn stats_handle(&self) -> StatsHandle {
         self.stats.clone()
+    }
+
+    /// Named topics, to send what one has to many. Each call makes others, which this server's connections can subscribe to.
+    pub fn hub(&self) -> Hub {
+        let hub = Hub::new(self.stats.budget().clone());
+        self.pumps.borrow_mut().0.push(Box::pin(hub.clone().pump()));
+        hub
     }
 
     /// A handle that shuts the server down, from any thread.
@@ -244,9 +269,16 @@ impl Server {
             future::pending().await
         };
         let sparing = house.budget.free_spare_in_time();
+        let mut pumps = self.pumps.into_inner().0;
+        let pumping = poll_fn(|cx| {
+            for pump in &mut pumps {
+                let _ = pump.as_mut().poll(cx);
+            }
+            Poll::Pending
+        });
         let all = future::or(
             future::or(serving, beating),
-            future::or(future::or(obeying, notifying), sparing),
+            future::or(future::or(obeying, notifying), future::or(sparing, pumping)),
         );
         run_all(&executor, all, &house.stats).await;
         Ok(())

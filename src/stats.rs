@@ -37,6 +37,8 @@ pub struct Stats {
     pub bytes_sent: u64,
     /// Messages that were queued for a client and not sent, because its connection broke before.
     pub messages_dropped: u64,
+    /// Messages of topics that slow subscribers missed, as their [`Policy`](crate::Policy) says.
+    pub messages_missed: u64,
     /// Connections that were shed for want of memory.
     pub shed: u64,
     /// What is charged to [`memory_budget_bytes`](field@crate::Config::memory_budget_bytes) now.
@@ -62,6 +64,7 @@ impl StatsHandle {
             refused: counters.refused.totals(),
             limits: counters.limits.totals(),
             messages_dropped: counters.messages_dropped.get(),
+            messages_missed: counters.messages_missed.get(),
             ..Stats::default()
         };
         (stats.messages_received, stats.bytes_received) = counters.received.totals();
@@ -132,6 +135,11 @@ impl StatsHandle {
 
     pub(crate) fn count_sent(&self, message_bytes: usize) {
         self.0.sent.add(message_bytes);
+    }
+
+    pub(crate) fn count_missed(&self, messages: u64) {
+        let missed = &self.0.messages_missed;
+        missed.set(missed.get() + messages);
     }
 
     pub(crate) fn count_closed(&self, closed: &Closed, messages_dropped: u64) {
@@ -210,6 +218,7 @@ struct Counters {
     refused: Tally<u16>,
     limits: Tally<&'static str>,
     messages_dropped: Cell<u64>,
+    messages_missed: Cell<u64>,
     received: Count,
     sent: Count,
     wakeups: Cell<u64>,

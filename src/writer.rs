@@ -53,14 +53,14 @@ impl<'a> Writer<'a> {
     fn push(&self) -> bool {
         let mut any = self.push_control();
         while !self.frames.is_full() {
-            let Some(message) = self.link.outbound.try_pop() else {
+            let Some(message) = self.link.next_outbound() else {
                 break;
             };
             self.link.count_sent(message.len());
             self.frames.push_message(message);
             any = true;
         }
-        any || !self.link.outbound.is_empty()
+        any || self.link.has_outbound()
     }
 
     fn push_control(&self) -> bool {

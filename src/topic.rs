@@ -1,0 +1,541 @@
+//! One to many: what is published to a topic goes to all that subscribe to it, and a slow one harms nobody.
+
+use crate::{
+    budget::Budget,
+    connection::Connection,
+    feed::{Notice, Policy, Published, Publishing, Subscriber},
+    link::Link,
+    message::Message,
+};
+use async_channel::{Receiver, Sender, TrySendError, bounded};
+use futures_lite::future;
+use slab::Slab;
+use std::{
+    cell::{Cell, RefCell},
+    cmp::Reverse,
+    collections::{BTreeMap, VecDeque},
+    error::Error,
+    fmt,
+    ops::Bound,
+    rc::{Rc, Weak},
+};
+
+/// The topics of a server, by name: see [`Server::hub`](crate::Server::hub).
+///
+/// A cheap handle: clones are of the same hub. It is not `Send`; a [`Publisher`] is.
+///
+/// What topics have, that waits for slow subscribers or is kept, is charged to
+/// [`memory_budget_bytes`](field@crate::Config::memory_budget_bytes), once for all who share it, and takes a quarter of it at most. Where
+/// there is no room the subscribers that hold the most lose what waits for them, as if they were slow.
+///
+/// # Examples
+///
+/// What one client sends goes to all in the same room:
+///
+/// ```
+/// use whit::{Closed, Connection, Hub, Policy, Server};
+///
+/// async fn chat(conn: Connection, hub: Hub) -> Result<(), Closed> {
+///     let room = hub.topic(conn.request().path());
+///     let _subscription = room.subscribe(&conn, Policy::DropOldest(100));
+///     loop {
+///         room.publish(conn.read().await?);
+///     }
+/// }
+///
+/// let server = Server::new();
+/// let hub = server.hub();
+/// let server = server.route("/rooms/*", move |conn| chat(conn, hub.clone()));
+/// ```
+#[derive(Clone)]
+pub struct Hub(Rc<Shared>);
+
+struct Shared {
+    budget: Rc<Budget>,
+    topics: RefCell<BTreeMap<Rc<str>, Entry>>,
+    /// Those who subscribe to more than one, with the beginning of the names.
+    wide: RefCell<Slab<(Box<str>, Subscribed)>>,
+    /// Topics of publishers, by the number that these have for them.
+    published: RefCell<Vec<Topic>>,
+    sender: Sender<Order>,
+    receiver: Receiver<Order>,
+}
+
+struct Entry {
+    inner: Weak<Inner>,
+    /// It keeps messages for those who come.
+    kept: Option<Rc<Inner>>,
+}
+
+#[derive(Clone)]
+struct Subscribed {
+    link: Rc<Link>,
+    subscriber: Rc<Subscriber>,
+}
+
+/// What a publisher on another thread has published.
+struct Order {
+    topic: usize,
+    key: Option<Box<str>>,
+    message: Message,
+}
+
+impl Hub {
+    /// So many messages of publishers wait for the server's thread.
+    const ORDERS: usize = 1024;
+
+    pub(crate) fn new(budget: Rc<Budget>) -> Self {
+        let (sender, receiver) = bounded(Self::ORDERS);
+        Self(Rc::new(Shared {
+            budget,
+            topics: RefCell::default(),
+            wide: RefCell::default(),
+            published: RefCell::default(),
+            sender,
+            receiver,
+        }))
+    }
+
+    /// The topic of this name. It is made for the first who asks, and is gone when nobody has a handle of it or subscribes to it and
+    /// it [keeps](Topic::keep) nothing: a topic that nobody uses costs nothing.
+    pub fn topic(&self, name: &str) -> Topic {
+        if let Some(topic) = self.find(name) {
+            return topic;
+        }
+        let inner = Rc::new(Inner {
+            name: name.into(),
+            hub: Rc::downgrade(&self.0),
+            budget: self.0.budget.clone(),
+            subscribers: RefCell::default(),
+            keep: Cell::new(0),
+            kept: RefCell::default(),
+        });
+        let entry = Entry {
+            inner: Rc::downgrade(&inner),
+            kept: None,
+        };
+        self.0.topics.borrow_mut().insert(inner.name.clone(), entry);
+        Topic(inner)
+    }
+
+    /// The topic of this name, if there is one.
+    pub fn find(&self, name: &str) -> Option<Topic> {
+        let topics = self.0.topics.borrow();
+        topics.get(name)?.inner.upgrade().map(Topic)
+    }
+
+    /// How many topics there are.
+    pub fn len(&self) -> usize {
+        self.0.topics.borrow().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Subscribes to all topics whose names begin with `prefix`, also those to come. Each message is the topic's name, a line feed, and
+    /// what was published. What such topics keep is sent at once.
+    pub fn subscribe(&self, prefix: &str, conn: &Connection, policy: Policy) -> Subscription {
+        let subscribed = Subscribed {
+            link: conn.link().clone(),
+            subscriber: Subscriber::new(policy, true),
+        };
+        let (subscriber, link) = (subscribed.subscriber.clone(), &subscribed.link);
+        for topic in self.beginning_with(prefix) {
+            topic.0.greet(link, &subscriber);
+        }
+        let key = self.0.wide.borrow_mut().insert((prefix.into(), subscribed));
+        Subscription {
+            place: Place::Hub(self.clone(), key),
+            subscriber,
+        }
+    }
+
+    fn beginning_with(&self, prefix: &str) -> Vec<Topic> {
+        let topics = self.0.topics.borrow();
+        let found = topics.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        let found = found.take_while(|(name, _)| name.starts_with(prefix));
+        found
+            .filter_map(|(_, entry)| entry.inner.upgrade().map(Topic))
+            .collect()
+    }
+
+    /// Publishes what comes from publishers on other threads, for ever.
+    pub(crate) async fn pump(self) {
+        /// Then the connections have their turn.
+        const BATCH: usize = 64;
+
+        loop {
+            for _ in 0..BATCH {
+                let Ok(order) = self.0.receiver.recv().await else {
+                    return future::pending().await;
+                };
+                let topic = self.0.published.borrow().get(order.topic).cloned();
+                if let Some(topic) = topic {
+                    topic.0.publish(&order.message, order.key.as_deref());
+                }
+            }
+            future::yield_now().await;
+        }
+    }
+}
+
+impl Shared {
+    /// Has those lose what waits for them that have the most, until there is room for so much more.
+    #[cold]
+    fn make_room(&self, bytes: usize) {
+        let mut links: Vec<Rc<Link>> = Vec::new();
+        let mut add = |subscribed: &Subscribed| {
+            if subscribed.link.fed() > 0 {
+                links.push(subscribed.link.clone());
+            }
+        };
+        for entry in self.topics.borrow().values() {
+            if let Some(inner) = entry.inner.upgrade() {
+                inner
+                    .subscribers
+                    .borrow()
+                    .iter()
+                    .for_each(|(_, one)| add(one));
+            }
+        }
+        self.wide.borrow().iter().for_each(|(_, (_, one))| add(one));
+        links.sort_by_key(|link| Reverse(link.fed_bytes()));
+        for link in links {
+            if self.budget.has_room_to_share(bytes) {
+                break;
+            }
+            link.starve();
+        }
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub")
+            .field("topics", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One to many: what is published goes to all that subscribe, in order.
+///
+/// A cheap handle: clones are of the same topic. It is not `Send`; a [`Publisher`] is.
+///
+/// Publishing never waits for a subscriber. One that takes what is there gets it at once, in one system call and without an allocation;
+/// what the others have not taken waits as far as their [`Policy`] allows. Pings, pongs and the Close never wait behind it, and what a handler
+/// writes to its connection itself goes first.
+#[derive(Clone)]
+pub struct Topic(Rc<Inner>);
+
+struct Inner {
+    name: Rc<str>,
+    hub: Weak<Shared>,
+    budget: Rc<Budget>,
+    subscribers: RefCell<Slab<Subscribed>>,
+    /// So many are kept.
+    keep: Cell<usize>,
+    kept: RefCell<VecDeque<Rc<Published>>>,
+}
+
+impl Topic {
+    /// The name that the hub has it by.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Keeps the newest so many messages for those who subscribe later: 1 for a value that greets each newcomer, more for the last that
+    /// happened. None by default. Of messages with a [key](Self::publish_keyed) it keeps one for each key. The hub keeps the topic while it
+    /// keeps something; [`forget`](Self::forget) ends that.
+    pub fn keep(&self, messages: usize) {
+        self.0.keep.set(messages);
+        let mut kept = self.0.kept.borrow_mut();
+        let surplus = kept.len().saturating_sub(messages);
+        drop(kept.drain(..surplus));
+        drop(kept);
+        self.0.stay();
+    }
+
+    /// Lets go of what it keeps. It goes on to keep what comes.
+    pub fn forget(&self) {
+        self.0.kept.take();
+        self.0.stay();
+    }
+
+    /// The newest message that it keeps.
+    pub fn retained(&self) -> Option<Message> {
+        let kept = self.0.kept.borrow();
+        kept.back().map(|published| published.message.clone())
+    }
+
+    /// Sends `message` to all subscribers. Tells how many there are.
+    ///
+    /// It never waits. Who publishes much without waiting for anything, as in a loop, lets nobody take what waits: it should give
+    /// others their turn now and then, as with `futures_lite::future::yield_now`.
+    pub fn publish(&self, message: impl Into<Message>) -> usize {
+        self.0.publish(&message.into(), None)
+    }
+
+    /// The same for a message that is the newest of its `key` only, as one of several sensors: see [`Policy::Latest`] and
+    /// [`keep`](Self::keep).
+    pub fn publish_keyed(&self, key: &str, message: impl Into<Message>) -> usize {
+        self.0.publish(&message.into(), Some(key))
+    }
+
+    /// Sends what is published from now on to `conn`, and before that what is [kept](Self::keep), until the subscription is dropped or
+    /// the connection is closed.
+    pub fn subscribe(&self, conn: &Connection, policy: Policy) -> Subscription {
+        let subscribed = Subscribed {
+            link: conn.link().clone(),
+            subscriber: Subscriber::new(policy, false),
+        };
+        let subscriber = subscribed.subscriber.clone();
+        self.0.greet(&subscribed.link, &subscriber);
+        let key = self.0.subscribers.borrow_mut().insert(subscribed);
+        Subscription {
+            place: Place::Topic(self.clone(), key),
+            subscriber,
+        }
+    }
+
+    /// How many subscribe, to this topic or to names that it is one of.
+    pub fn subscribers(&self) -> usize {
+        let wide = self.0.hub.upgrade().map_or(0, |hub| {
+            let wide = hub.wide.borrow();
+            let is_meant = |(prefix, _): &&(Box<str>, _)| self.0.name.starts_with(&**prefix);
+            wide.iter().map(|(_, one)| one).filter(is_meant).count()
+        });
+        self.0.subscribers.borrow().len() + wide
+    }
+
+    /// A handle to publish from other threads, such as one that reads a sensor. The topic stays as long as the hub does.
+    pub fn publisher(&self) -> Publisher {
+        let Some(hub) = self.0.hub.upgrade() else {
+            // Nobody receives.
+            let (sender, _) = bounded(1);
+            return Publisher { topic: 0, sender };
+        };
+        let mut published = hub.published.borrow_mut();
+        let known = published
+            .iter()
+            .position(|topic| Rc::ptr_eq(&topic.0, &self.0));
+        let topic = known.unwrap_or_else(|| {
+            published.push(self.clone());
+            published.len() - 1
+        });
+        Publisher {
+            topic,
+            sender: hub.sender.clone(),
+        }
+    }
+}
+
+impl Inner {
+    fn publish(&self, message: &Message, key: Option<&str>) -> usize {
+        let hub = self.hub.upgrade();
+        let bytes = Published::bytes(message, key);
+        if let (Some(hub), false) = (&hub, self.budget.has_room_to_share(bytes)) {
+            hub.make_room(bytes);
+        }
+        let mut publishing = Publishing::new(message, key, &self.name, &self.budget);
+        if self.keep.get() > 0 {
+            self.keep_one(key, &mut publishing);
+        }
+        let subscribers = self.subscribers.borrow();
+        for (_, one) in subscribers.iter() {
+            one.link.take_published(&mut publishing, &one.subscriber);
+        }
+        let mut count = subscribers.len();
+        if let Some(hub) = &hub {
+            for (_, (prefix, one)) in hub.wide.borrow().iter() {
+                if self.name.starts_with(&**prefix) {
+                    one.link.take_published(&mut publishing, &one.subscriber);
+                    count += 1;
+                }
+            }
+        }
+        count
+    }
+
+    /// Keeps a message; nothing at all where there is no room, rather than what is not the newest any more.
+    fn keep_one(&self, key: Option<&str>, publishing: &mut Publishing<'_>) {
+        let mut kept = self.kept.borrow_mut();
+        let same = |published: &Rc<Published>| key.is_some() && published.key.as_deref() == key;
+        if let Some(place) = kept.iter().position(same) {
+            kept.remove(place);
+        } else if kept.len() >= self.keep.get() && key.is_none() {
+            kept.pop_front();
+        }
+        match publishing.share_plain() {
+            Some(published) => kept.push_back(published),
+            None => kept.clear(),
+        }
+        drop(kept);
+        self.stay();
+    }
+
+    /// Sends what is kept to one that comes.
+    fn greet(&self, link: &Link, subscriber: &Rc<Subscriber>) {
+        for published in self.kept.borrow().iter() {
+            let key = published.key.as_deref();
+            let mut publishing = Publishing::new(&published.message, key, &self.name, &self.budget);
+            link.take_published(&mut publishing, subscriber);
+        }
+    }
+
+    /// Has the hub keep it for as long as it keeps something.
+    fn stay(&self) {
+        let Some(hub) = self.hub.upgrade() else {
+            return;
+        };
+        let mut topics = hub.topics.borrow_mut();
+        let left =
+            topics
+                .get_mut(&self.name)
+                .and_then(|entry| match self.kept.borrow().is_empty() {
+                    true => entry.kept.take(),
+                    false => entry.kept.replace(entry.inner.upgrade()?),
+                });
+        drop(topics);
+        // It may be the last of it, which leaves the hub then.
+        drop(left);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(hub) = self.hub.upgrade() {
+            hub.topics.borrow_mut().remove(&self.name);
+        }
+    }
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topic")
+            .field("name", &self.name())
+            .field("subscribers", &self.subscribers())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection's place among the subscribers of a topic: dropping it unsubscribes. What waits then is still sent.
+#[must_use = "dropping it unsubscribes"]
+pub struct Subscription {
+    place: Place,
+    subscriber: Rc<Subscriber>,
+}
+
+enum Place {
+    Topic(Topic, usize),
+    Hub(Hub, usize),
+}
+
+impl Subscription {
+    /// How many messages it has missed so far, as its [`Policy`] says. What was published since it began, less that, was sent,
+    /// waits to be sent, or was lost with the connection.
+    pub fn missed(&self) -> u64 {
+        self.subscriber.missed()
+    }
+
+    /// Tells the subscriber how many messages it missed, in a message of its own before the next one that it gets.
+    pub fn tell_missed<M: Into<Message>>(self, notice: impl Fn(u64) -> M + 'static) -> Self {
+        let notice: Notice = Box::new(move |missed| notice(missed).into());
+        self.subscriber.set_notice(notice);
+        self
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        match &self.place {
+            Place::Topic(topic, key) => {
+                let left = topic.0.subscribers.borrow_mut().remove(*key);
+                drop(left);
+            }
+            Place::Hub(hub, key) => {
+                let left = hub.0.wide.borrow_mut().remove(*key);
+                drop(left);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.subscriber.fmt(f)
+    }
+}
+
+/// Publishes to a [`Topic`] from any thread.
+///
+/// It never waits. Some thousand messages of all publishers together may wait for the server's thread, and are not charged to its budget.
+#[derive(Clone)]
+pub struct Publisher {
+    topic: usize,
+    sender: Sender<Order>,
+}
+
+/// Why a [`Publisher`] did not take a message, with the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublishError {
+    /// 1,024 messages wait already for the server's thread.
+    Full(Message),
+    /// The server has ended.
+    Ended(Message),
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "too many messages wait for the server's thread",
+            Self::Ended(_) => "the server has ended",
+        })
+    }
+}
+
+impl Error for PublishError {}
+
+impl Publisher {
+    /// As [`Topic::publish`].
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`] gives the message back.
+    pub fn publish(&self, message: impl Into<Message>) -> Result<(), PublishError> {
+        self.send(None, message.into())
+    }
+
+    /// As [`Topic::publish_keyed`].
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`] gives the message back.
+    pub fn publish_keyed(
+        &self,
+        key: &str,
+        message: impl Into<Message>,
+    ) -> Result<(), PublishError> {
+        self.send(Some(key.into()), message.into())
+    }
+
+    fn send(&self, key: Option<Box<str>>, message: Message) -> Result<(), PublishError> {
+        let topic = self.topic;
+        let order = Order {
+            topic,
+            key,
+            message,
+        };
+        self.sender.try_send(order).map_err(|error| match error {
+            TrySendError::Full(order) => PublishError::Full(order.message),
+            TrySendError::Closed(order) => PublishError::Ended(order.message),
+        })
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,443 @@
+//! One to many: what is published goes to all, and what happens to a slow subscriber was chosen, is counted, and harms no one.
+
+mod support;
+
+use futures_lite::future::yield_now;
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, thread, time::Duration};
+use support::{PING, PONG, Raw, TEXT, frame, until};
+use whit::{
+    CloseCode, Config, Connection, Hub, Message, Policy, PublishError, Server, Subscription, Topic,
+    testing::{self, Client, TestServer},
+};
+
+/// The pipe of a slow client takes a few messages of this size.
+const MESSAGE_BYTES: usize = 100;
+const PIPE_BYTES: usize = 350;
+
+fn message(number: usize) -> Message {
+    format!("{number:0MESSAGE_BYTES$}").into()
+}
+
+fn number((opcode, payload): (u8, Vec<u8>)) -> usize {
+    assert_eq!(opcode, TEXT);
+    String::from_utf8(payload).unwrap().parse().unwrap()
+}
+
+/// All subscriptions that were made, in order.
+type Subscriptions = Rc<RefCell<Vec<Subscription>>>;
+
+/// A server at whose `/ws` each client subscribes to the topic `t`, and stays.
+fn server(config: Config, policy: Policy) -> (Server, Topic, Subscriptions) {
+    let server = Server::new().config(config);
+    let topic = server.hub().topic("t");
+    let subscriptions = Subscriptions::default();
+    let (subscribed, made) = (topic.clone(), subscriptions.clone());
+    let server = server.route("/ws", move |conn: Connection| {
+        let (topic, subscriptions) = (subscribed.clone(), made.clone());
+        async move {
+            subscriptions
+                .borrow_mut()
+                .push(topic.subscribe(&conn, policy));
+            loop {
+                conn.read().await?;
+            }
+            #[expect(unreachable_code, reason = "for the type of its error")]
+            Ok::<_, whit::Closed>(())
+        }
+    });
+    (server, topic, subscriptions)
+}
+
+async fn subscribed(topic: &Topic, count: usize) {
+    while topic.subscribers() < count {
+        yield_now().await;
+    }
+}
+
+/// Publishes so many, each when the one before went to all that take it.
+async fn publish(topic: &Topic, count: usize) {
+    for i in 0..count {
+        topic.publish(message(i));
+        for _ in 0..3 {
+            yield_now().await;
+        }
+    }
+}
+
+/// What a client that read nothing gets of so many, and what was missed.
+fn get_slowly(policy: Policy, count: usize) -> (Vec<usize>, u64) {
+    let (server, topic, subscriptions) = server(Config::new(), policy);
+    let got = Rc::new(RefCell::new(Vec::new()));
+    let numbers = got.clone();
+    let run = move |server: TestServer| async move {
+        let mut slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        subscribed(&topic, 1).await;
+        publish(&topic, count).await;
+        let missed = subscriptions.borrow()[0].missed();
+        while numbers.borrow().len() as u64 + missed < count as u64 {
+            let number = number(slow.read_frame().await);
+            numbers.borrow_mut().push(number);
+        }
+        missed
+    };
+    let missed = testing::run(server, run);
+    (got.take(), missed)
+}
+
+#[test]
+fn all_subscribers_get_all_messages_in_order() {
+    let (server, topic, subscriptions) = server(Config::new(), Policy::DropOldest(1000));
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut clients: Vec<Client> = Vec::new();
+        for _ in 0..5 {
+            clients.push(server.connect("/ws").await.unwrap());
+        }
+        subscribed(&topic, 5).await;
+        for i in 0..1000 {
+            assert_eq!(topic.publish(message(i)), 5);
+        }
+        for client in &mut clients {
+            for i in 0..1000 {
+                assert_eq!(client.read().await.unwrap(), message(i));
+            }
+        }
+        assert!(subscriptions.borrow().iter().all(|one| one.missed() == 0));
+        assert_eq!(stats.snapshot().messages_sent, 5000);
+        assert_eq!(stats.snapshot().messages_missed, 0);
+    });
+}
+
+#[test]
+fn who_unsubscribes_gets_what_waits_and_no_more() {
+    let (server, topic, subscriptions) = server(Config::new(), Policy::DropOldest(10));
+    testing::run(server, |server| async move {
+        let mut client = server.connect("/ws").await.unwrap();
+        subscribed(&topic, 1).await;
+        topic.publish("one");
+        topic.publish("two");
+        subscriptions.borrow_mut().clear();
+        assert_eq!(topic.publish("three"), 0);
+        client.write("is anything left?").await.unwrap();
+        assert_eq!(client.read().await.unwrap(), Message::from("one"));
+        assert_eq!(client.read().await.unwrap(), Message::from("two"));
+        client.close(CloseCode::NORMAL, "").await.unwrap();
+    });
+}
+
+#[test]
+fn drop_oldest_keeps_the_newest() {
+    let (got, missed) = get_slowly(Policy::DropOldest(5), 50);
+    assert_eq!(got.len() as u64 + missed, 50);
+    assert!(missed > 0 && got.is_sorted());
+    assert_eq!(got[got.len() - 5..], [45, 46, 47, 48, 49]);
+}
+
+#[test]
+fn drop_newest_keeps_the_oldest() {
+    let (got, missed) = get_slowly(Policy::DropNewest(5), 50);
+    assert_eq!(got.len() as u64 + missed, 50);
+    assert!(missed > 0);
+    assert_eq!(got, (0..got.len()).collect::<Vec<_>>());
+}
+
+#[test]
+fn latest_keeps_the_newest_only() {
+    let (got, missed) = get_slowly(Policy::Latest, 50);
+    assert_eq!(got.len() as u64 + missed, 50);
+    assert_eq!(*got.last().unwrap(), 49);
+    // All others were taken before the pipe was full.
+    assert_eq!(got[..got.len() - 1], (0..got.len() - 1).collect::<Vec<_>>());
+}
+
+#[test]
+fn latest_keeps_the_newest_of_each_key() {
+    let (server, topic, subscriptions) = server(Config::new(), Policy::Latest);
+    testing::run(server, |server| async move {
+        let mut slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        subscribed(&topic, 1).await;
+        for i in 0..60 {
+            topic.publish_keyed(["a", "b", "c"][i % 3], message(i));
+            yield_now().await;
+        }
+        let missed = subscriptions.borrow()[0].missed();
+        let mut newest = BTreeMap::new();
+        for _ in 0..60 - missed {
+            let number = number(slow.read_frame().await);
+            newest.insert(number % 3, number);
+        }
+        assert_eq!(newest, [(0, 57), (1, 58), (2, 59)].into());
+    });
+}
+
+#[test]
+fn one_that_may_miss_nothing_is_closed_and_the_others_go_on() {
+    let (server, topic, _subscriptions) = server(Config::new(), Policy::Close(5));
+    testing::run(server, |server| async move {
+        let mut slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        let mut fast = server.connect("/ws").await.unwrap();
+        subscribed(&topic, 2).await;
+        for i in 0..20 {
+            topic.publish(message(i));
+            assert_eq!(fast.read().await.unwrap(), message(i));
+        }
+        // What waited is sent before the Close.
+        let mut count = 0;
+        let (code, reason) = loop {
+            match slow.read_frame().await {
+                (support::CLOSE, payload) => {
+                    break (
+                        u16::from_be_bytes([payload[0], payload[1]]),
+                        String::from_utf8(payload[2..].to_vec()).unwrap(),
+                    );
+                }
+                frame => assert_eq!(number(frame), count),
+            }
+            count += 1;
+        };
+        assert!((6..20).contains(&count), "{count}");
+        assert_eq!(
+            (code, &*reason),
+            (1013, "too slow for what it subscribed to")
+        );
+    });
+}
+
+#[test]
+fn a_slow_subscriber_is_told_what_it_missed_where_it_did() {
+    let server = Server::new();
+    let topic = server.hub().topic("t");
+    let subscribed_to = topic.clone();
+    let server = server.route("/ws", move |conn: Connection| {
+        let topic = subscribed_to.clone();
+        async move {
+            let _subscription = topic
+                .subscribe(&conn, Policy::DropOldest(3))
+                .tell_missed(|missed| format!("missed {missed}"));
+            Err::<(), _>(conn.closed().await)
+        }
+    });
+    testing::run(server, |server| async move {
+        let mut slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        subscribed(&topic, 1).await;
+        publish(&topic, 30).await;
+        let (mut next, mut told) = (0, 0);
+        while next < 30 {
+            let (opcode, payload) = slow.read_frame().await;
+            let text = String::from_utf8(payload.clone()).unwrap();
+            match text.strip_prefix("missed ") {
+                Some(missed) => {
+                    told += 1;
+                    next += missed.parse::<usize>().unwrap();
+                }
+                None => {
+                    assert_eq!(number((opcode, payload)), next);
+                    next += 1;
+                }
+            }
+        }
+        assert_eq!(told, 1);
+    });
+}
+
+#[test]
+fn a_pong_does_not_wait_behind_a_topic() {
+    let (server, topic, _subscriptions) = server(Config::new(), Policy::DropOldest(100));
+    testing::run(server, |server| async move {
+        let mut slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        subscribed(&topic, 1).await;
+        publish(&topic, 100).await;
+        slow.send(frame(PING, "?")).await;
+        let mut before = 0;
+        while slow.read_frame().await.0 != PONG {
+            before += 1;
+        }
+        // Those that were in the pipe, or framed already.
+        assert!(before < 50, "{before}");
+    });
+}
+
+#[test]
+fn newcomers_are_greeted_with_what_is_kept() {
+    let (server, topic, _subscriptions) = server(Config::new(), Policy::DropOldest(10));
+    testing::run(server, |server| async move {
+        topic.publish("nobody hears it");
+        topic.keep(2);
+        for text in ["one", "two", "three"] {
+            topic.publish(text);
+        }
+        topic.publish_keyed("a", "a1");
+        topic.publish_keyed("a", "a2");
+        assert_eq!(topic.retained(), Some(Message::from("a2")));
+        let mut client = server.connect("/ws").await.unwrap();
+        let mut greeting = Vec::new();
+        for _ in 0..3 {
+            greeting.push(client.read().await.unwrap());
+        }
+        assert_eq!(greeting, ["two", "three", "a2"].map(Message::from));
+
+        topic.keep(1);
+        let mut client = server.connect("/ws").await.unwrap();
+        assert_eq!(client.read().await.unwrap(), Message::from("a2"));
+        topic.forget();
+        let mut client = server.connect("/ws").await.unwrap();
+        subscribed(&topic, 3).await;
+        topic.publish("new");
+        assert_eq!(client.read().await.unwrap(), Message::from("new"));
+    });
+}
+
+#[test]
+fn a_topic_that_nobody_uses_is_gone_unless_it_keeps_something() {
+    let server = Server::new();
+    let hub = server.hub();
+    let topic = hub.topic("a");
+    assert_eq!((hub.len(), topic.name()), (1, "a"));
+    drop(topic);
+    assert!(hub.is_empty() && hub.find("a").is_none());
+
+    let topic = hub.topic("a");
+    topic.keep(1);
+    topic.publish("kept");
+    drop(topic);
+    let topic = hub.find("a").unwrap();
+    assert_eq!(topic.retained(), Some(Message::from("kept")));
+    topic.forget();
+    drop(topic);
+    assert!(hub.is_empty());
+}
+
+#[test]
+fn a_subscriber_to_many_topics_gets_their_names() {
+    let server = Server::new();
+    let hub = server.hub();
+    let (wide, kept) = (hub.clone(), hub.topic("house/kept"));
+    kept.keep(1);
+    kept.publish("before");
+    let server = server.route("/ws", move |conn: Connection| {
+        let hub = wide.clone();
+        async move {
+            let _subscription = hub.subscribe("house/", &conn, Policy::DropOldest(10));
+            Err::<(), _>(conn.closed().await)
+        }
+    });
+    testing::run(server, |server| async move {
+        let mut client = server.connect("/ws").await.unwrap();
+        let greeting = client.read().await.unwrap();
+        assert_eq!(greeting, Message::from("house/kept\nbefore"));
+        let topic = hub.topic("house/kitchen");
+        subscribed(&topic, 1).await;
+        assert_eq!(hub.topic("garden").publish("unheard"), 0);
+        assert_eq!(topic.publish("20.5"), 1);
+        assert_eq!(topic.publish(vec![1, 2]), 1);
+        let text = client.read().await.unwrap();
+        assert_eq!(text, Message::from("house/kitchen\n20.5"));
+        let binary = client.read().await.unwrap();
+        assert_eq!(binary, Message::from(b"house/kitchen\n\x01\x02".to_vec()));
+    });
+}
+
+#[test]
+fn other_threads_can_publish() {
+    let (server, topic, _subscriptions) = server(Config::new(), Policy::DropOldest(10_000));
+    let publisher = topic.publisher();
+    let kept = publisher.clone();
+    testing::run(server, |server| async move {
+        let mut client = server.connect("/ws").await.unwrap();
+        subscribed(&topic, 1).await;
+        let thread = thread::spawn(move || {
+            for i in 0..5000 {
+                let mut text = message(i);
+                while let Err(error) = publisher.publish(text) {
+                    let PublishError::Full(full) = error else {
+                        panic!("{error}");
+                    };
+                    text = full;
+                    thread::yield_now();
+                }
+            }
+        });
+        for i in 0..5000 {
+            assert_eq!(client.read().await.unwrap(), message(i));
+        }
+        thread.join().unwrap();
+    });
+    let error = kept.publish_keyed("a", "late").unwrap_err();
+    assert_eq!(error, PublishError::Ended(Message::from("late")));
+}
+
+#[test]
+fn slow_subscribers_keep_within_the_budget_and_harm_no_one() {
+    const BUDGET: usize = 1024 * 1024;
+
+    let config = Config::new()
+        .memory_budget_bytes(BUDGET)
+        .write_timeout(Duration::from_secs(60));
+    let (server, topic, subscriptions) = server(config, Policy::DropOldest(1_000_000));
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut fast = server.connect("/ws").await.unwrap();
+        subscribed(&topic, 1).await;
+        let mut slow = Vec::new();
+        for _ in 0..10 {
+            slow.push(Raw::open_holding(&server, "/ws", PIPE_BYTES).await);
+        }
+        subscribed(&topic, 11).await;
+        topic.keep(5);
+        for _ in 0..1000 {
+            topic.publish(vec![7; 4000]);
+            assert_eq!(fast.read().await.unwrap().len(), 4000);
+        }
+        let peak = stats.snapshot().memory_peak_bytes;
+        assert!(peak <= BUDGET / 2, "{peak}");
+        assert_eq!(stats.snapshot().shed, 0);
+        let missed: u64 = subscriptions
+            .borrow()
+            .iter()
+            .map(Subscription::missed)
+            .sum();
+        assert_eq!(stats.snapshot().messages_missed, missed);
+        assert!(missed > 9_000, "{missed}");
+        assert_eq!(subscriptions.borrow()[0].missed(), 0);
+        subscriptions.borrow_mut().clear();
+        topic.forget();
+        drop((fast, slow));
+        until(&stats, |stats| {
+            stats.open == 0 && stats.memory_used_bytes == 0
+        })
+        .await;
+    });
+}
+
+#[test]
+fn what_waits_for_many_is_charged_once() {
+    let (server, topic, _subscriptions) = server(Config::new(), Policy::DropOldest(10));
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut slow = Vec::new();
+        for _ in 0..20 {
+            slow.push(Raw::open_holding(&server, "/ws", PIPE_BYTES).await);
+        }
+        subscribed(&topic, 20).await;
+        topic.publish(vec![0; 5000]);
+        topic.publish(vec![0; 5000]);
+        until(&stats, |stats| stats.open == 20).await;
+        let before = stats.snapshot().memory_used_bytes;
+        topic.publish(vec![0; 50_000]);
+        let more = stats.snapshot().memory_used_bytes - before;
+        assert!((50_000..70_000).contains(&more), "{more}");
+    });
+}
+
+/// A hub can be asked by handlers, and outlive its server.
+#[test]
+fn a_hub_outlives_its_server() {
+    let server = Server::new();
+    let hub: Hub = server.hub();
+    drop(server);
+    let topic = hub.topic("t");
+    let publisher = topic.publisher();
+    assert_eq!(topic.publish("to nobody"), 0);
+    // Nobody is there to take it any more, but it does no harm.
+    publisher.publish("to nobody").unwrap();
+}
