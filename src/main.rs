@@ -18,6 +18,7 @@ mod run;
 mod shared;
 #[cfg(target_os = "linux")]
 mod stdio;
+mod tee;
 
 use futures_lite::future;
 use log::Level;
@@ -109,12 +110,12 @@ fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
         let started_with = options.clone();
         server = server.reload_on_hangup(move || reload(&started_with, &args));
     }
-    let serving: Serving = Box::pin(server.serve(listener));
+    let serving: Serving = Box::pin(async { Ok(server.serve(listener).await?) });
     let serving = match beside {
         Some(beside) => beside(serving),
         None => serving,
     };
-    Ok(whit::block_on(future::or(serving, telling_and_trimming))??)
+    whit::block_on(future::or(serving, telling_and_trimming))?
 }
 
 /// What the command line, and the file that it names, say now.
@@ -158,7 +159,7 @@ fn listen_at(path: &str, options: &Options) -> whit::Result<Listener> {
 }
 
 /// The server until it ends.
-type Serving = Pin<Box<dyn Future<Output = whit::Result<()>>>>;
+type Serving = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error>>>>>;
 
 /// What a job is made of.
 struct Work {
@@ -175,6 +176,12 @@ fn work(options: &Options) -> Result<Work, Box<dyn Error>> {
             server: server.route(&options.path, echo),
             beside: None,
         }),
+        Job::Tee(flags) => Ok(tee::work(
+            server,
+            &options.path,
+            flags,
+            options.config.max_message_bytes,
+        )),
         #[cfg(target_os = "linux")]
         Job::Run(flags) => Ok(run_processes(flags, options, server)),
         #[cfg(not(target_os = "linux"))]
@@ -192,7 +199,7 @@ fn run_processes(flags: &run::Flags, options: &Options, server: Server) -> Work 
         },
     };
     if flags.shared {
-        let shared = Shared::new(flags, format);
+        let shared = Shared::new(flags, format, &server.hub());
         let handled = shared.clone();
         return Work {
             server: server.route(&route, move |conn| handled.clone().handle(conn)),

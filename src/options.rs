@@ -1,6 +1,6 @@
 //! The command's flags.
 
-use crate::{owner::Owner, run};
+use crate::{owner::Owner, run, tee};
 use lexopt::{Parser, ValueExt, prelude::*};
 use std::{
     ffi::OsString,
@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use whit::Config;
+use whit::{Config, Policy};
 
 const HELP: &str = "\
 A WebSocket server for small machines.
@@ -22,6 +22,7 @@ Usage: whit [COMMAND] [OPTIONS]
 Commands:
   serve  Echo every message, with a heartbeat, and a page at / to try it [default]
   run    Run a process for every connection: whit run -- CMD ARGS...
+  tee    Send each line of standard input to every client: vmstat 1 | whit tee
 
 'whit COMMAND --help' tells what else a command has.
 
@@ -79,6 +80,7 @@ pub(crate) enum Job {
     /// Sends each message back.
     Serve,
     Run(run::Flags),
+    Tee(tee::Flags),
 }
 
 impl Job {
@@ -86,6 +88,7 @@ impl Job {
         match name {
             "serve" => Some(Self::Serve),
             "run" => Some(Self::Run(run::Flags::new())),
+            "tee" => Some(Self::Tee(tee::Flags::new())),
             _ => None,
         }
     }
@@ -94,6 +97,7 @@ impl Job {
         match self {
             Self::Serve => HELP,
             Self::Run(_) => run::HELP,
+            Self::Tee(_) => tee::HELP,
         }
     }
 
@@ -102,6 +106,7 @@ impl Job {
         match self {
             Self::Serve => config.heartbeat = Some(Duration::from_secs(1)),
             Self::Run(flags) => flags.configure(config),
+            Self::Tee(_) => {}
         }
     }
 
@@ -109,6 +114,7 @@ impl Job {
     fn take_flag(&mut self, name: &str, args: &mut Parser) -> Result<(), lexopt::Error> {
         match self {
             Self::Run(flags) => flags.take(name, args),
+            Self::Tee(flags) => flags.take(name, args),
             Self::Serve => Err(Long(name).unexpected()),
         }
     }
@@ -117,7 +123,7 @@ impl Job {
     fn take_word(&mut self, word: OsString, args: &mut Parser) -> Result<(), lexopt::Error> {
         match self {
             Self::Run(flags) => flags.take_command(word, args),
-            Self::Serve => Err(Value(word).unexpected()),
+            Self::Serve | Self::Tee(_) => Err(Value(word).unexpected()),
         }
     }
 
@@ -125,7 +131,7 @@ impl Job {
     fn check(&self) -> Result<(), Mistake> {
         match self {
             Self::Run(flags) => flags.check(),
-            Self::Serve => Ok(()),
+            Self::Serve | Self::Tee(_) => Ok(()),
         }
     }
 }
@@ -402,6 +408,26 @@ pub(crate) fn count(text: &str) -> Result<usize, &'static str> {
     text.parse().map_err(|_| "not a whole number")
 }
 
+/// What becomes of slow subscribers, once the number of messages is known.
+pub(crate) fn policy(text: &str) -> Result<fn(usize) -> Policy, &'static str> {
+    match text {
+        "drop-oldest" => Ok(Policy::DropOldest),
+        "drop-newest" => Ok(Policy::DropNewest),
+        "latest" => Ok(|_| Policy::Latest),
+        "close" => Ok(Policy::Close),
+        _ => Err("not one of drop-oldest, drop-newest, latest and close"),
+    }
+}
+
+pub(crate) fn at_least_one(
+    parse: impl Fn(&str) -> Result<usize, &'static str>,
+) -> impl Fn(&str) -> Result<usize, &'static str> {
+    move |text| match parse(text)? {
+        0 => Err("at least 1"),
+        number => Ok(number),
+    }
+}
+
 fn mode(text: &str) -> Result<u32, &'static str> {
     match u32::from_str_radix(text, 8) {
         Ok(mode @ ..=0o777) if text.len() >= 3 => Ok(mode),
@@ -409,7 +435,7 @@ fn mode(text: &str) -> Result<u32, &'static str> {
     }
 }
 
-fn size(text: &str) -> Result<usize, &'static str> {
+pub(crate) fn size(text: &str) -> Result<usize, &'static str> {
     const RULE: &str = "not a size: a number of bytes, or one with a unit such as 64KiB or 1MiB";
     let (number, unit) = number_and_unit(text).ok_or(RULE)?;
     let factor: u64 = match unit {

@@ -18,6 +18,7 @@ use crate::{
     route::Routes,
     stats::StatsHandle,
     topic::Hub,
+    turn::TASKS,
 };
 #[cfg(feature = "signals")]
 use crate::{error::Error, signals::Heeded};
@@ -291,9 +292,6 @@ async fn run_all(
     main: impl Future<Output = ()>,
     stats: &StatsHandle,
 ) {
-    /// After so many the sockets and timers have their turn: a task that always wakes itself is always there to be run.
-    const TASKS: usize = 64;
-
     let gate = Gate::default();
     let mut main = pin!(main);
     let mut next = pin!(executor.tick());

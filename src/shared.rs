@@ -8,44 +8,47 @@ use crate::{
 };
 use async_channel::{Receiver, Sender};
 use futures_lite::future;
-use slab::Slab;
 use smol::Timer;
 use std::{
-    cell::RefCell,
     convert::Infallible,
+    error::Error,
     rc::Rc,
     time::{Duration, Instant},
 };
-use whit::{Closed, Connection, Message};
+use whit::{Closed, Connection, Hub, Message, Policy, Topic};
 
 /// How long it waits before it starts the process again, which doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// It does not wait longer than this; and a process that ran for so long is started again as if it was the first time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// So many messages may wait for a client; then it misses the oldest of them.
+const WAITING: usize = 256;
+
 pub(crate) struct Shared {
     flags: Flags,
     format: Format,
-    clients: Clients,
+    /// What the process writes.
+    output: Topic,
     /// What clients send, which wait while the process does not take it.
     to_process: Sender<Message>,
     from_clients: Receiver<Message>,
 }
 
 impl Shared {
-    pub(crate) fn new(flags: Flags, format: Format) -> Rc<Self> {
+    pub(crate) fn new(flags: Flags, format: Format, hub: &Hub) -> Rc<Self> {
         let (to_process, from_clients) = async_channel::bounded(1);
         Rc::new(Self {
             flags,
             format,
-            clients: Clients::default(),
+            output: hub.topic("standard output"),
             to_process,
             from_clients,
         })
     }
 
     pub(crate) async fn handle(self: Rc<Self>, conn: Connection) -> Result<(), Closed> {
-        let _client = self.clients.enter(conn.clone());
+        let _subscription = self.output.subscribe(&conn, Policy::DropOldest(WAITING));
         loop {
             let message = stdio::read(&conn, self.format).await?;
             let sending = async {
@@ -57,7 +60,7 @@ impl Shared {
     }
 
     /// Serves, and keeps the process running until that is over.
-    pub(crate) async fn beside(self: Rc<Self>, serving: Serving) -> whit::Result<()> {
+    pub(crate) async fn beside(self: Rc<Self>, serving: Serving) -> Result<(), Box<dyn Error>> {
         let (served, end) = async_channel::bounded(1);
         let serving = async {
             let result = serving.await;
@@ -137,41 +140,15 @@ impl Shared {
     }
 
     async fn deliver(&self, mut output: Output, process: &Process) -> Result<(), LineTooLong> {
+        let mut together = 0;
         while let Some(message) = output.next(process).await? {
-            self.clients.send(&message);
+            self.output.publish(message);
+            together += 1;
+            if together == WAITING / 2 {
+                together = 0;
+                self.output.let_take().await;
+            }
         }
         Ok(())
-    }
-}
-
-/// Who gets what the process writes.
-#[derive(Default)]
-struct Clients(RefCell<Slab<Connection>>);
-
-impl Clients {
-    fn enter(&self, conn: Connection) -> Client<'_> {
-        Client {
-            key: self.0.borrow_mut().insert(conn),
-            clients: self,
-        }
-    }
-
-    /// Sends a message to all but those that are too slow for it.
-    fn send(&self, message: &Message) {
-        for (_, conn) in &*self.0.borrow() {
-            let _ = conn.try_write(message.clone());
-        }
-    }
-}
-
-/// A client's place among the others.
-struct Client<'a> {
-    clients: &'a Clients,
-    key: usize,
-}
-
-impl Drop for Client<'_> {
-    fn drop(&mut self) {
-        self.clients.0.borrow_mut().remove(self.key);
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     feed::{Notice, Policy, Published, Publishing, Subscriber},
     link::Link,
     message::Message,
+    turn::TASKS,
 };
 use async_channel::{Receiver, Sender, TrySendError, bounded};
 use futures_lite::future;
@@ -164,19 +165,20 @@ impl Hub {
     /// Publishes what comes from publishers on other threads, for ever.
     pub(crate) async fn pump(self) {
         /// Then the connections have their turn.
-        const BATCH: usize = 64;
+        const BATCH: usize = 256;
 
         loop {
+            let mut most = 0;
             for _ in 0..BATCH {
                 let Ok(order) = self.0.receiver.recv().await else {
                     return future::pending().await;
                 };
                 let topic = self.0.published.borrow().get(order.topic).cloned();
                 if let Some(topic) = topic {
-                    topic.0.publish(&order.message, order.key.as_deref());
+                    most = most.max(topic.0.publish(&order.message, order.key.as_deref()));
                 }
             }
-            future::yield_now().await;
+            give_turns(most).await;
         }
     }
 }
@@ -271,8 +273,8 @@ impl Topic {
 
     /// Sends `message` to all subscribers. Tells how many there are.
     ///
-    /// It never waits. Who publishes much without waiting for anything, as in a loop, lets nobody take what waits: it should give
-    /// others their turn now and then, as with `futures_lite::future::yield_now`.
+    /// It never waits. Who publishes much without waiting for anything, as in a loop, lets nobody take what waits: it should
+    /// [let the subscribers have their turn](Self::let_take) before so many wait that their policies count.
     pub fn publish(&self, message: impl Into<Message>) -> usize {
         self.0.publish(&message.into(), None)
     }
@@ -281,6 +283,15 @@ impl Topic {
     /// [`keep`](Self::keep).
     pub fn publish_keyed(&self, key: &str, message: impl Into<Message>) -> usize {
         self.0.publish(&message.into(), Some(key))
+    }
+
+    /// Lets each subscriber have a turn to take what waits for it, and all else that is to be done. It does not wait for those that are slow.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing depends on it.
+    pub async fn let_take(&self) {
+        give_turns(self.subscribers()).await;
     }
 
     /// Sends what is published from now on to `conn`, and before that what is [kept](Self::keep), until the subscription is dropped or
@@ -328,6 +339,13 @@ impl Topic {
             topic,
             sender: hub.sender.clone(),
         }
+    }
+}
+
+/// Lets so many connections have a turn, wherever this is polled.
+async fn give_turns(connections: usize) {
+    for _ in 0..=connections / TASKS {
+        future::yield_now().await;
     }
 }
 

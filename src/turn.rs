@@ -5,6 +5,10 @@ use std::{
     task::{Context, Poll},
 };
 
+/// So many tasks have their turn before the sockets, the timers and the server's own future have theirs: a task that always wakes
+/// itself is always there to be run.
+pub(crate) const TASKS: usize = 64;
+
 /// What a socket has had since it last had to wait.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {

@@ -58,9 +58,7 @@ async fn subscribed(topic: &Topic, count: usize) {
 async fn publish(topic: &Topic, count: usize) {
     for i in 0..count {
         topic.publish(message(i));
-        for _ in 0..3 {
-            yield_now().await;
-        }
+        topic.let_take().await;
     }
 }
 

@@ -1,0 +1,307 @@
+//! Standard input goes to every client, and what a slow one misses is counted.
+#![cfg(feature = "command")]
+
+mod support;
+
+use rustix::net::{self, AddressFamily, SocketType, sockopt};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::{Child, ChildStderr, Command, Stdio},
+    thread,
+    time::Duration,
+};
+use support::{CLOSE, TEXT, frame, handshake};
+
+const WHIT: &str = env!("CARGO_BIN_EXE_whit");
+
+/// A wait that takes longer has no end.
+const HANG_GUARD: Duration = Duration::from_secs(60);
+
+/// A running `whit tee`, killed if the test fails.
+struct Tee {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    addr: SocketAddr,
+}
+
+impl Tee {
+    fn start(flags: &[&str]) -> Self {
+        let mut command: Command = support::command(WHIT);
+        command
+            .args([
+                "tee",
+                "--listen",
+                "127.0.0.1:0",
+                "--max-connections-per-ip",
+                "off",
+            ])
+            .args(flags)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        log.read_line(&mut line).unwrap();
+        let addr = line
+            .split("ws://")
+            .nth(1)
+            .unwrap_or_else(|| panic!("{line}"));
+        let addr = addr.split('/').next().unwrap().parse().unwrap();
+        Self { child, log, addr }
+    }
+
+    fn input(&mut self) -> impl Write + use<> {
+        self.child.stdin.take().unwrap()
+    }
+
+    fn connect(&self) -> Client {
+        let stream = TcpStream::connect(self.addr).unwrap();
+        Client::open(stream)
+    }
+
+    /// A client that takes little while it does not read.
+    fn connect_narrow(&self) -> Client {
+        let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+        net::connect(&socket, &self.addr).unwrap();
+        Client::open(socket.into())
+    }
+
+    /// Waits until it ends by itself. Gives its log and whether all was well.
+    fn end(mut self) -> (String, bool) {
+        let mut log = String::new();
+        self.log.read_to_string(&mut log).unwrap();
+        (log, self.child.wait().unwrap().success())
+    }
+
+    /// The most that was ever resident, in KiB.
+    fn peak_kib(&self) -> usize {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM"))
+            .unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Tee {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn open(mut stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(HANG_GUARD)).unwrap();
+        stream.write_all(handshake("/ws").as_bytes()).unwrap();
+        let mut client = Self(BufReader::new(stream));
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(client.0.read_line(&mut head).unwrap() > 0);
+        }
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        client
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.0.get_ref().local_addr().unwrap()
+    }
+
+    fn send(&mut self, text: &str) {
+        self.0.get_ref().write_all(&frame(TEXT, text)).unwrap();
+    }
+
+    fn next(&mut self) -> (u8, Vec<u8>) {
+        let mut head = [0; 2];
+        self.0.read_exact(&mut head).unwrap();
+        let mut long = [0; 8];
+        let length = match head[1] {
+            126 => {
+                self.0.read_exact(&mut long[6..]).unwrap();
+                u64::from_be_bytes(long)
+            }
+            127 => {
+                self.0.read_exact(&mut long).unwrap();
+                u64::from_be_bytes(long)
+            }
+            length => length.into(),
+        };
+        let mut payload = vec![0; length.try_into().unwrap()];
+        self.0.read_exact(&mut payload).unwrap();
+        assert_eq!(head[0] & 0x80, 0x80);
+        (head[0] & 0x0F, payload)
+    }
+
+    fn text(&mut self) -> String {
+        let (opcode, payload) = self.next();
+        assert_eq!(opcode, TEXT);
+        String::from_utf8(payload).unwrap()
+    }
+
+    /// All that comes before the Close, and its code.
+    fn rest(mut self) -> (Vec<Vec<u8>>, u16) {
+        let mut messages = Vec::new();
+        loop {
+            let (opcode, payload) = self.next();
+            if opcode == CLOSE {
+                return (messages, u16::from_be_bytes([payload[0], payload[1]]));
+            }
+            messages.push(payload);
+        }
+    }
+}
+
+#[test]
+fn each_line_goes_to_every_client_and_the_end_is_the_end() {
+    let mut tee = Tee::start(&[]);
+    let mut clients = [tee.connect(), tee.connect()];
+    let mut input = tee.input();
+    input
+        .write_all(b"one\ntwo\r\n\nf\xFFur\nno line feed")
+        .unwrap();
+    for client in &mut clients {
+        for text in ["one", "two", "", "f\u{FFFD}ur"] {
+            assert_eq!(client.text(), text);
+        }
+    }
+    drop(input);
+    for client in clients {
+        assert_eq!(client.rest(), (vec![b"no line feed".to_vec()], 1001));
+    }
+    assert!(tee.end().1);
+}
+
+#[test]
+fn a_long_line_is_cut_between_characters() {
+    let mut tee = Tee::start(&["--max-message", "10"]);
+    let mut client = tee.connect();
+    tee.input()
+        .write_all("aaaaaaaaaäöü\nb\n".as_bytes())
+        .unwrap();
+    assert_eq!(
+        [client.text(), client.text(), client.text()],
+        ["aaaaaaaaa", "äöü", "b"]
+    );
+}
+
+#[test]
+fn newcomers_are_greeted() {
+    let mut tee = Tee::start(&["--replay", "2"]);
+    let mut first = tee.connect();
+    let mut input = tee.input();
+    input.write_all(b"1\n2\n3\n").unwrap();
+    assert_eq!([first.text(), first.text(), first.text()], ["1", "2", "3"]);
+    let mut second = tee.connect();
+    assert_eq!([second.text(), second.text()], ["2", "3"]);
+    input.write_all(b"4\n").unwrap();
+    assert_eq!(second.text(), "4");
+}
+
+#[test]
+fn binary_messages_are_cut_as_asked_for() {
+    let messages = |flags: &[&str], bytes: &[u8]| {
+        let mut tee = Tee::start(flags);
+        let client = tee.connect();
+        tee.input().write_all(bytes).unwrap();
+        let messages = client.rest().0;
+        (messages, tee.end())
+    };
+    let (got, end) = messages(&["--binary"], b"\x00\n\xFF");
+    assert_eq!((got.concat(), end.1), (b"\x00\n\xFF".to_vec(), true));
+    let (got, _) = messages(&["--chunk", "2"], b"abcde");
+    assert_eq!(got, [&b"ab"[..], b"cd", b"e"]);
+    let (got, _) = messages(&["--length-prefixed"], b"\0\0\0\x03abc\0\0\0\0\0\0\0\x01d");
+    assert_eq!(got, [&b"abc"[..], b"", b"d"]);
+    let (got, (log, well)) = messages(&["--length-prefixed"], b"\0\0\0\x01a\0\0\0\x03b");
+    assert_eq!((got, well), (vec![b"a".to_vec()], false));
+    assert!(
+        log.ends_with("whit: standard input: it ends within a message\n"),
+        "{log}"
+    );
+    let (_, (log, well)) = messages(&["--length-prefixed"], b"\xFF\0\0\0");
+    assert!(
+        !well && log.contains("4278190080 bytes is longer than --max-message"),
+        "{log}"
+    );
+}
+
+#[test]
+fn what_clients_send_can_come_back() {
+    let mut tee = Tee::start(&["--send-back"]);
+    let mut output = BufReader::new(tee.child.stdout.take().unwrap());
+    let mut client = tee.connect();
+    client.send("hello");
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "hello\n");
+    drop(tee.input());
+    client.rest();
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "");
+    assert!(tee.end().1);
+}
+
+#[test]
+fn slow_clients_miss_what_is_counted_and_the_others_nothing() {
+    const LINES: usize = 8000;
+    const FAST: usize = 90;
+    const SLOW: usize = 10;
+
+    let mut tee = Tee::start(&["--memory", "8MiB"]);
+    let fast: Vec<_> = (0..FAST)
+        .map(|_| {
+            let mut client = tee.connect();
+            thread::spawn(move || {
+                for i in 0..LINES {
+                    assert_eq!(client.text().parse(), Ok(i));
+                }
+                client
+            })
+        })
+        .collect();
+    let slow: Vec<_> = (0..SLOW).map(|_| tee.connect_narrow()).collect();
+    let mut input = tee.input();
+    for i in 0..LINES {
+        writeln!(input, "{i:01000}").unwrap();
+    }
+    let fast: Vec<_> = fast
+        .into_iter()
+        .map(|client| client.join().unwrap())
+        .collect();
+    let peak = tee.peak_kib();
+    assert!(peak < 20 * 1024, "{peak}");
+    let slow: Vec<_> = slow
+        .into_iter()
+        .map(|client| (client.addr(), thread::spawn(move || client.rest())))
+        .collect();
+    drop(input);
+    let got: Vec<_> = slow
+        .into_iter()
+        .map(|(addr, client)| (addr, client.join().unwrap().0.len()))
+        .collect();
+    for client in fast {
+        assert_eq!(client.rest(), (vec![], 1001));
+    }
+    let (log, well) = tee.end();
+    assert!(well);
+    for (addr, got) in got {
+        let line = log
+            .lines()
+            .find(|line| line.starts_with(&format!("{addr} was")));
+        let missed = line
+            .unwrap_or_else(|| panic!("{addr}: {got}"))
+            .split("it missed ")
+            .nth(1);
+        let missed: usize = missed.unwrap().split(' ').next().unwrap().parse().unwrap();
+        assert_eq!(got + missed, LINES);
+        assert!(missed > 0);
+    }
+}
