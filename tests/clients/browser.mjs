@@ -1,4 +1,4 @@
-// Chromium against whit: browser.mjs page URL PID, or foreign-page URL refused|open.
+// Chromium against whit: browser.mjs page URL PID, plots URL, or foreign-page URL refused|open.
 // NODE_CLIENT is the folder that `playwright-core` is installed in, PROFILE a folder for the browser's data.
 
 import assert from 'node:assert/strict';
@@ -81,6 +81,52 @@ class Page {
 
   async detail() {
     return this.page.textContent('#detail');
+  }
+
+  /** Has whit echo these lines. To the page they come 250 ms apart. */
+  async receive(lines) {
+    await this.page.evaluate(lines => new Promise(resolve => {
+      window.clock ??= performance.now();
+      performance.now = () => clock;
+      let left = lines.length;
+      // After the page's own listener.
+      socket.addEventListener('message', function next() {
+        clock += 250;
+        left -= 1;
+        if (left > 0) return;
+        socket.removeEventListener('message', next);
+        resolve();
+      });
+      lines.forEach(line => socket.send(line));
+    }), lines);
+    await this.drawn();
+  }
+
+  /** Waits until the page shows all that it knows. */
+  drawn() {
+    return this.page.evaluate(async () => {
+      do await new Promise(requestAnimationFrame); while (frame);
+    });
+  }
+
+  /** What each plot says, its line's height (0 to 1) at 100 places from left to right, and its colour. */
+  plots() {
+    return this.page.locator('#plots canvas').evaluateAll(all => all.map(canvas => {
+      const { width, height } = canvas;
+      // To read its own pixels again and again makes Chromium complain.
+      const copy = new OffscreenCanvas(width, height).getContext('2d');
+      copy.drawImage(canvas, 0, 0);
+      const { data } = copy.getImageData(0, 0, width, height);
+      const line = Array.from({ length: 100 }, (_, place) => {
+        const x = Math.floor((place + .5) / 100 * width);
+        const rows = Array.from({ length: height }, (_, y) => y).filter(y => data[4 * (y * width + x) + 3] > 127);
+        return 1 - rows.reduce((sum, y) => sum + y, 0) / rows.length / height;
+      });
+      const opaque = data.findIndex((value, i) => i % 4 === 3 && value === 255);
+      const text = name => canvas.parentElement.querySelector(`.${name}`).textContent;
+      const [name, newest, high, low, span] = ['name', 'newest', 'high', 'low', 'span'].map(text);
+      return { name, newest, high, low, span, line, color: `rgb(${data.slice(opaque - 3, opaque).join(', ')})` };
+    }));
   }
 
   async screenshot(name) {
@@ -183,6 +229,111 @@ async function usePage() {
   await browser.close();
 }
 
+/** Fails unless the plot shows f, from 0 at the left to 1 at the right, and all of its range. */
+function assertShows({ line, name }, f) {
+  const expected = line.map((_, place) => f((place + .5) / 100));
+  const [low, high] = [Math.min(...expected), Math.max(...expected)];
+  line.forEach((height, place) => {
+    const wanted = (expected[place] - low) / (high - low);
+    assert.ok(Math.abs(height - wanted) < .15, `${name} is at ${height} instead of ${wanted}, ${place} % from the left`);
+  });
+}
+
+async function usePlots() {
+  const browser = await launch({ viewport: { width: 1280, height: 800 } });
+  const page = new Page(await browser.newPage());
+  await page.page.goto(origin);
+  await page.state('open');
+
+  const batches = await page.page.evaluate(async () => {
+    let batches = 0;
+    new MutationObserver(() => { batches += 1; }).observe($('log'), { childList: true });
+    for (let i = 0; i < 20_000; i++) socket.send(`${i} ${-i}`);
+    while (received < 20_000) await new Promise(requestAnimationFrame);
+    return batches;
+  });
+  await page.drawn();
+  assert.ok(batches < 2000, `the log changed ${batches} times`);
+  assert.equal(await page.page.locator('#log > *').count(), 500);
+  assert.deepEqual((await page.plots()).map(({ name, newest }) => [name, newest]), [['1 of 2', '19999'], ['2 of 2', '-19999']]);
+  ok('20,000 messages at once change the page a few times, and the last of them are shown');
+  await page.page.click('#clear');
+  assert.equal(await page.page.isVisible('#plots'), false);
+  ok('Clear takes the plots away');
+
+  const words = ['heartbeat', 'the 3 bears', '12:30', 'http://192.0.2.1/?a=1', '{"half":', 'time=12:30 door=open', '{"state": "up", "note": null}', 'NaN', '0x10', '1e999', ''];
+  await page.receive(words);
+  assert.equal(await page.page.locator('#log > *').count(), words.length - 1);
+  assert.equal(await page.page.isVisible('#plots'), false);
+  ok('what is no number is listed, not plotted');
+
+  const angles = Array.from({ length: 121 }, (_, i) => 4 * Math.PI * i / 120);
+  const sine = x => Math.sin(4 * Math.PI * x);
+  const cosine = x => Math.cos(4 * Math.PI * x);
+  await page.receive(['sine cosine', ...angles.map(angle => `${Math.sin(angle)} ${Math.cos(angle)}`), 'out of order', 'failed']);
+  const plots = await page.plots();
+  assert.deepEqual(plots.map(({ name, newest, high, low, span }) => [name, newest, high, low, span]),
+    [['sine', '0', '1', '-1', '30 s'], ['cosine', '1', '1', '-1', '30 s']]);
+  assertShows(plots[0], sine);
+  assertShows(plots[1], cosine);
+  ok('a sine and a cosine are two plots, each with its name, newest value, scale and time');
+  await page.screenshot('desktop-light-plots');
+
+  assert.equal(plots[0].color, 'rgb(11, 107, 100)');
+  await page.page.evaluate(() => {
+    window.change = new Promise(resolve => matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => resolve()));
+  });
+  await page.page.emulateMedia({ colorScheme: 'dark' });
+  await page.page.evaluate(() => change);
+  await page.drawn();
+  assert.equal((await page.plots())[0].color, 'rgb(95, 208, 197)');
+  ok('the plots follow when the colour scheme changes');
+  await page.page.click('#clear');
+
+  await page.receive(angles.map(angle => JSON.stringify({ load: Math.sin(angle) / 100, room: 'kitchen', bytes: 2e9 + 1e6 * Math.cos(angle) })));
+  const [load, bytes] = await page.plots();
+  assert.deepEqual([load, bytes].map(({ name, high, low }) => [name, high, low]), [['load', '0.01', '-0.01'], ['bytes', '2001000000', '1999000000']]);
+  assertShows(load, sine);
+  assertShows(bytes, cosine);
+  ok('each plot has its own scale');
+
+  await page.receive(['celsius=20.5 door=open humidity=48', '-3e2', 'error', '7', '1;2,\t3', '1,,5']);
+  assert.deepEqual((await page.plots()).slice(2).map(({ name, newest }) => [name, newest]),
+    [['celsius', '20.5'], ['humidity', '48'], ['value', '7'], ['1 of 3', '1'], ['2 of 3', '2'], ['3 of 3', '5']]);
+  ok('fields of JSON, pairs, single numbers and columns are plotted, by their names or places');
+
+  await page.receive([Array(40).fill(1).join(' '), ...Array(650).fill('1')]);
+  assert.equal(await page.page.locator('#plots canvas').count(), 32);
+  assert.equal(await page.page.evaluate(() => Math.max(...Array.from(plots.values(), ({ points }) => points.length))), 600);
+  ok('there are at most 32 plots, of 600 points');
+
+  const phone = new Page(await browser.newPage());
+  await phone.page.setViewportSize({ width: 390, height: 780 });
+  await phone.page.emulateMedia({ colorScheme: 'dark' });
+  await phone.page.goto(origin);
+  await phone.state('open');
+  const header = ' r  b   swpd   free   buff  cache   si   so    bi    bo   in   cs us sy id wa st';
+  const names = header.trim().split(/ +/);
+  await phone.receive([
+    'procs -----------memory---------- ---swap-- -----io---- -system-- ------cpu-----', header,
+    ...angles.map(angle => names.map((_, i) => Math.round(10 ** (i % 7) * (1 + Math.sin(angle + i)))).join('  ')),
+  ]);
+  assert.deepEqual((await phone.plots()).map(({ name }) => name), names);
+  const shown = await phone.page.evaluate(() => ({
+    isTooWide: document.documentElement.scrollWidth > innerWidth || $('plots').scrollWidth > $('plots').clientWidth,
+    isStretched: Array.from(document.querySelectorAll('canvas')).some(canvas => Math.abs(canvas.width - canvas.clientWidth * devicePixelRatio) >= 1),
+    log: $('log').clientHeight,
+    below: $('log').scrollHeight - $('log').scrollTop - $('log').clientHeight,
+  }));
+  assert.ok(!shown.isTooWide && !shown.isStretched && shown.log > 100 && shown.below < 40, JSON.stringify(shown));
+  ok('the 17 columns of vmstat fit a phone, and the log is still at its end');
+  await phone.screenshot('phone-dark-plots');
+
+  assert.deepEqual([...page.complaints, ...phone.complaints], []);
+  ok('no console error, no failed request');
+  await browser.close();
+}
+
 async function useForeignPage() {
   const server = createServer((_, response) => {
     response.setHeader('Content-Type', 'text/html');
@@ -207,4 +358,4 @@ async function useForeignPage() {
 }
 
 await rm(process.env.PROFILE, { recursive: true, force: true });
-await { page: usePage, 'foreign-page': useForeignPage }[test]();
+await { page: usePage, plots: usePlots, 'foreign-page': useForeignPage }[test]();

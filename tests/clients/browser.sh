@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Opens the page that whit serves in headless Chromium and uses it as a person would; a page of another site must
-# not get in. With SCREENSHOTS=FOLDER it leaves pictures of the page there.
+# Opens the page that whit serves in headless Chromium and uses it as a person would, and has it plot numbers; a page
+# of another site must not get in. With SCREENSHOTS=FOLDER it leaves pictures of the page there.
 . "$(dirname "$0")/common.sh"
 
 need_package chromium /usr/bin/chromium --version
@@ -13,6 +13,10 @@ start_server
 timeout 120 node "$clients/browser.mjs" page "$url" "$server_pid"
 server_ends 15
 ok "the server ended with status 0 after SIGTERM"
+
+start_server --heartbeat off
+timeout 60 node "$clients/browser.mjs" plots "$url"
+stop_server
 
 start_server
 timeout 60 node "$clients/browser.mjs" foreign-page "$url" refused
