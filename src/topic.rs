@@ -14,10 +14,9 @@ use slab::Slab;
 use std::{
     cell::{Cell, RefCell},
     cmp::Reverse,
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     error::Error,
     fmt,
-    ops::Bound,
     rc::{Rc, Weak},
 };
 
@@ -53,7 +52,8 @@ pub struct Hub(Rc<Shared>);
 
 struct Shared {
     budget: Rc<Budget>,
-    topics: RefCell<BTreeMap<Rc<str>, Entry>>,
+    /// By name, in order. A map is 10 KB of the program.
+    topics: RefCell<Vec<Entry>>,
     /// Those who subscribe to more than one, with the beginning of the names.
     wide: RefCell<Slab<(Box<str>, Subscribed)>>,
     /// Topics of publishers, by the number that these have for them.
@@ -63,6 +63,7 @@ struct Shared {
 }
 
 struct Entry {
+    name: Rc<str>,
     inner: Weak<Inner>,
     /// It keeps messages for those who come.
     kept: Option<Rc<Inner>>,
@@ -112,17 +113,21 @@ impl Hub {
             kept: RefCell::default(),
         });
         let entry = Entry {
+            name: inner.name.clone(),
             inner: Rc::downgrade(&inner),
             kept: None,
         };
-        self.0.topics.borrow_mut().insert(inner.name.clone(), entry);
+        let mut topics = self.0.topics.borrow_mut();
+        let place = place_of(&topics, name).unwrap_or_else(|place| place);
+        topics.insert(place, entry);
         Topic(inner)
     }
 
     /// The topic of this name, if there is one.
     pub fn find(&self, name: &str) -> Option<Topic> {
         let topics = self.0.topics.borrow();
-        topics.get(name)?.inner.upgrade().map(Topic)
+        let place = place_of(&topics, name).ok()?;
+        topics[place].inner.upgrade().map(Topic)
     }
 
     /// How many topics there are.
@@ -155,10 +160,11 @@ impl Hub {
 
     fn beginning_with(&self, prefix: &str) -> Vec<Topic> {
         let topics = self.0.topics.borrow();
-        let found = topics.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-        let found = found.take_while(|(name, _)| name.starts_with(prefix));
+        let first = place_of(&topics, prefix).unwrap_or_else(|place| place);
+        let found = topics[first..].iter();
         found
-            .filter_map(|(_, entry)| entry.inner.upgrade().map(Topic))
+            .take_while(|entry| entry.name.starts_with(prefix))
+            .filter_map(|entry| entry.inner.upgrade().map(Topic))
             .collect()
     }
 
@@ -183,6 +189,11 @@ impl Hub {
     }
 }
 
+/// Where the topic is, or would be.
+fn place_of(topics: &[Entry], name: &str) -> Result<usize, usize> {
+    topics.binary_search_by(|entry| (*entry.name).cmp(name))
+}
+
 impl Shared {
     /// Has those lose what waits for them that have the most, until there is room for so much more.
     #[cold]
@@ -193,7 +204,7 @@ impl Shared {
                 links.push(subscribed.link.clone());
             }
         };
-        for entry in self.topics.borrow().values() {
+        for entry in self.topics.borrow().iter() {
             if let Some(inner) = entry.inner.upgrade() {
                 inner
                     .subscribers
@@ -408,13 +419,13 @@ impl Inner {
             return;
         };
         let mut topics = hub.topics.borrow_mut();
-        let left =
-            topics
-                .get_mut(&self.name)
-                .and_then(|entry| match self.kept.borrow().is_empty() {
-                    true => entry.kept.take(),
-                    false => entry.kept.replace(entry.inner.upgrade()?),
-                });
+        let left = place_of(&topics, &self.name).ok().and_then(|place| {
+            let entry = &mut topics[place];
+            match self.kept.borrow().is_empty() {
+                true => entry.kept.take(),
+                false => entry.kept.replace(entry.inner.upgrade()?),
+            }
+        });
         drop(topics);
         // It may be the last of it, which leaves the hub then.
         drop(left);
@@ -424,7 +435,10 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(hub) = self.hub.upgrade() {
-            hub.topics.borrow_mut().remove(&self.name);
+            let mut topics = hub.topics.borrow_mut();
+            if let Ok(place) = place_of(&topics, &self.name) {
+                topics.remove(place);
+            }
         }
     }
 }
