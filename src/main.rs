@@ -7,6 +7,12 @@ mod descriptors;
 #[cfg(target_os = "linux")]
 mod lines;
 mod logging;
+#[cfg(feature = "mqtt")]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "whoever shares topics joins it")
+)]
+mod mqtt;
 mod options;
 mod owner;
 #[cfg(target_os = "linux")]
