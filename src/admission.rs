@@ -127,6 +127,15 @@ fn judge(seat: &Seat, head: Head, mut charge: Charge) -> Outcome {
                     );
                     response.into_bytes(request.method() != "HEAD")
                 }
+                Ok(Verdict::Guarded(response)) => {
+                    house.stats.count_guarded(response.status());
+                    log::info!(
+                        "{} refused with {}: the guard does not let it in",
+                        Peer(seat.peer()),
+                        response.status()
+                    );
+                    response.into_bytes(true)
+                }
                 Err(refusal) => house.refusal(seat.peer(), &refusal, request.method() != "HEAD"),
             }
         }

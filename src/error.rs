@@ -92,8 +92,8 @@ pub(crate) enum Refusal {
     TooManyFromAddress,
     /// 431: the head is longer than `max_head_bytes` or has too many fields.
     HeadTooLarge,
-    /// 500: the page's function panicked.
-    PageFailed,
+    /// 500: this function of the user's panicked.
+    Panicked(&'static str),
     /// 503: the server has `max_connections` connections already.
     Full,
     /// 503: three quarters of `memory_budget_bytes` are in use.
@@ -113,7 +113,7 @@ impl Refusal {
             Self::NotAnUpgrade { .. } | Self::WrongVersion => 426,
             Self::TooManyFromAddress => 429,
             Self::HeadTooLarge => 431,
-            Self::PageFailed => 500,
+            Self::Panicked(_) => 500,
             Self::Full | Self::OutOfMemory | Self::ShuttingDown => 503,
         }
     }
@@ -149,7 +149,7 @@ impl fmt::Display for Refusal {
                 f.write_str("too many connections from your address: close one and try again")
             }
             Self::HeadTooLarge => f.write_str("the request head is too large"),
-            Self::PageFailed => f.write_str("the page failed"),
+            Self::Panicked(what) => write!(f, "the {what} failed"),
             Self::Full => f.write_str("the server is full: try again later"),
             Self::OutOfMemory => f.write_str("the server is short of memory: try again later"),
             Self::ShuttingDown => f.write_str("the server is shutting down: try again later"),

@@ -21,6 +21,8 @@ pub(crate) enum Verdict {
         subprotocol: Option<Box<str>>,
     },
     Answer(Response),
+    /// The same, for one that the guard turns away.
+    Guarded(Response),
 }
 
 pub(crate) fn judge(
@@ -35,6 +37,11 @@ pub(crate) fn judge(
     match (handler, page) {
         (Some((_, handler)), _) if fields.upgrades => {
             let key = check_upgrade(request, &fields, config)?;
+            if let Some(guard) = &routes.guard {
+                if let Err(response) = ask("guard", request, || guard(request))? {
+                    return Ok(Verdict::Guarded(response));
+                }
+            }
             let subprotocol = choose_subprotocol(request, config);
             let mut answer = String::with_capacity(256);
             answer += "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
@@ -61,17 +68,23 @@ pub(crate) fn judge(
             })
         }
         (_, Some((_, page))) => match request.method() {
-            "GET" | "HEAD" => {
-                let page = panic::catch_unwind(AssertUnwindSafe(|| page(request)));
-                page.map(Verdict::Answer).map_err(|_| {
-                    log::error!("the page at {} panicked", request.shown_path());
-                    Refusal::PageFailed
-                })
-            }
+            "GET" | "HEAD" => ask("page", request, || page(request)).map(Verdict::Answer),
             _ => Err(Refusal::MethodNotAllowed("GET, HEAD")),
         },
         (_, None) => Err(Refusal::NotFound),
     }
+}
+
+/// Asks a function of the user's, which may panic.
+fn ask<T>(
+    what: &'static str,
+    request: &Request,
+    function: impl FnOnce() -> T,
+) -> Result<T, Refusal> {
+    panic::catch_unwind(AssertUnwindSafe(function)).map_err(|_| {
+        log::error!("the {what} at {} panicked", request.shown_path());
+        Refusal::Panicked(what)
+    })
 }
 
 /// What a request says in those of its fields that a handshake has to do with, found in one look at all of them.

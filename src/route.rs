@@ -9,12 +9,15 @@ use crate::{
 use std::{fmt, rc::Rc};
 
 pub(crate) type Page = Rc<dyn Fn(&Request) -> Response>;
+pub(crate) type Guard = Box<dyn Fn(&Request) -> std::result::Result<(), Response>>;
 
 /// The WebSocket handlers and the pages of a server. A path may have both.
 #[derive(Default)]
 pub(crate) struct Routes {
     pub(crate) handlers: Table<Handler>,
     pub(crate) pages: Table<Page>,
+    /// Who may have a WebSocket.
+    pub(crate) guard: Option<Guard>,
 }
 
 impl Routes {
@@ -99,7 +102,7 @@ impl fmt::Debug for Routes {
         f.debug_struct("Routes")
             .field("handlers", &self.handlers)
             .field("pages", &self.pages)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

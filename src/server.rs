@@ -124,6 +124,34 @@ impl Server {
         self
     }
 
+    /// Has `guard` judge each WebSocket handshake that is in order otherwise: a client gets the answer that the guard has for it in
+    /// place of the connection. There is one guard for all paths; the last that was set. Scripts of web pages are not shown the answer:
+    /// what they are to know is told by a [`close`](Connection::close).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use whit::{Closed, Connection, Request, Response, Server};
+    ///
+    /// fn guard(request: &Request) -> Result<(), Response> {
+    ///     match request.header("Authorization") {
+    ///         Some("Bearer open sesame") => Ok(()),
+    ///         _ => Err(Response::new(401, "text/plain", "say it\n").header("WWW-Authenticate", "Bearer")),
+    ///     }
+    /// }
+    ///
+    /// # async fn echo(_: Connection) -> Result<(), Closed> { Ok(()) }
+    /// let server = Server::new().route("/ws", echo).guard(guard);
+    /// ```
+    #[must_use]
+    pub fn guard(
+        mut self,
+        guard: impl Fn(&Request) -> std::result::Result<(), Response> + 'static,
+    ) -> Self {
+        self.routes.guard = Some(Box::new(guard));
+        self
+    }
+
     /// Checks the configuration and the paths, as [`run`](Self::run) and [`serve`](Self::serve) do when they
     /// start.
     ///

@@ -158,6 +158,10 @@ impl StatsHandle {
         self.count_limit(refusal.limit());
     }
 
+    pub(crate) fn count_guarded(&self, status: u16) {
+        self.0.refused.add(status);
+    }
+
     fn count_limit(&self, field: Option<&'static str>) {
         if let Some(field) = field {
             self.0.limits.add(field);

@@ -5,7 +5,7 @@ mod support;
 use async_channel::unbounded;
 use std::rc::Rc;
 use support::{Raw, echo, handshake, handshake_with};
-use whit::{Closed, Config, Connection, Message, Server, testing};
+use whit::{Closed, Config, Connection, Message, Request, Response, Server, testing};
 
 /// The answer to this head, whole if it is a refusal.
 async fn answer(server: &testing::TestServer, head: &str) -> String {
@@ -271,5 +271,39 @@ fn the_handler_sees_the_request() {
         let _client = server.connect_tcp("/rooms/").await.unwrap();
         let conn = reports.recv().await.unwrap();
         assert!(conn.request().peer_addr().unwrap().ip().is_loopback());
+    });
+}
+
+#[test]
+fn the_guard_judges_handshakes_that_are_in_order() {
+    fn guard(request: &Request) -> Result<(), Response> {
+        match request.query() {
+            Some("panic") => panic!("as it should"),
+            Some("in") => Ok(()),
+            _ => Err(Response::new(401, "text/plain", "who?").header("WWW-Authenticate", "Bearer")),
+        }
+    }
+
+    let server = Server::new().route("/ws", echo).guard(guard);
+    let server = server.page("/", |_| Response::text("free for all"));
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let refused = answer(&server, &handshake("/ws")).await;
+        assert!(
+            refused.starts_with("HTTP/1.1 401 Unauthorized\r\n")
+                && refused.contains("\r\nWWW-Authenticate: Bearer\r\n")
+                && refused.ends_with("\r\n\r\nwho?"),
+            "{refused}"
+        );
+        assert_eq!(status(&server, &handshake("/ws?panic")).await, "500");
+        assert_eq!(status(&server, &handshake("/ws?in")).await, "101");
+        let wrong = handshake("/ws").replace("Version: 13", "Version: 8");
+        assert_eq!(status(&server, &wrong).await, "426");
+        let page = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+        assert_eq!(status(&server, page).await, "200");
+        assert_eq!(
+            stats.snapshot().refused,
+            [(401, 1), (426, 1), (500, 1)].into()
+        );
     });
 }
