@@ -24,7 +24,7 @@ pub enum Policy {
     DropOldest(usize),
     /// So many may wait for it; it misses any more.
     DropNewest(usize),
-    /// It misses all but the newest: of those with the same key, where they are published
+    /// It misses all but the newest: of each topic, and of those with the same key, where they are published
     /// [with a key](crate::Topic::publish_keyed).
     Latest,
 }
@@ -110,7 +110,9 @@ impl<'a> Publishing<'a> {
         }
         if self.named_shared.is_none() {
             let message = self.named().clone();
-            self.named_shared = Published::new(message, self.key, self.budget);
+            // To such a subscriber the newest of one topic is not that of another.
+            let key = format!("{}\n{}", self.topic, self.key.unwrap_or_default());
+            self.named_shared = Published::new(message, Some(&key), self.budget);
         }
         self.named_shared.clone()
     }

@@ -336,6 +336,35 @@ fn a_subscriber_to_many_topics_gets_their_names() {
 }
 
 #[test]
+fn latest_keeps_the_newest_of_each_of_many_topics() {
+    let server = Server::new();
+    let hub = server.hub();
+    let wide = hub.clone();
+    let server = server.route("/ws", move |conn: Connection| {
+        let hub = wide.clone();
+        async move {
+            let _subscription = hub.subscribe("", &conn, Policy::Latest);
+            Err::<(), _>(conn.closed().await)
+        }
+    });
+    testing::run(server, |server| async move {
+        let mut slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        let topics = ["a", "b"].map(|name| hub.topic(name));
+        subscribed(&topics[0], 1).await;
+        for i in 0..60 {
+            topics[i % 2].publish(message(i));
+            yield_now().await;
+        }
+        let mut newest = BTreeMap::<String, usize>::new();
+        while newest.values().copied().collect::<Vec<_>>() != [58, 59] {
+            let text = String::from_utf8(slow.read_frame().await.1).unwrap();
+            let (name, number) = text.split_once('\n').unwrap();
+            newest.insert(name.to_owned(), number.parse().unwrap());
+        }
+    });
+}
+
+#[test]
 fn other_threads_can_publish() {
     let (server, topic, _subscriptions) = server(Config::new(), Policy::DropOldest(10_000));
     let publisher = topic.publisher();
