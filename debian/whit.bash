@@ -18,7 +18,7 @@ _whit() {
         flag=${COMP_WORDS[COMP_CWORD - 2]}
     fi
     case $flag in
-        --config)
+        --config | --publish-token-file | --read-token-file)
             compopt -o filenames 2>/dev/null
             mapfile -t COMPREPLY < <(compgen -f -- "$word")
             return
@@ -36,16 +36,21 @@ _whit() {
         --trusted-proxy) words="127.0.0.1 ::1 unix" ;;
         --max-connections-per-ip) words=off ;;
         --max-message) words="64KiB 256KiB 1MiB" ;;
+        --policy) words="drop-oldest drop-newest latest close" ;;
         --memory) words="8MiB 32MiB 128MiB" ;;
-        --listen | --path | --max-connections | --max-processes) return ;;
+        --listen | --path | --max-connections | --max-processes | --replay | --capacity | --max-topics) return ;;
         *)
             words="--listen --socket-mode --socket-owner --path --config --heartbeat --ping-interval --pong-timeout
                 --idle-timeout --allow-origin --max-connections --max-connections-per-ip --trusted-proxy --max-message
                 --memory --quiet --verbose --help --version"
             case " ${COMP_WORDS[*]:1:COMP_CWORD-1} " in
                 *" run "*) words+=" --binary --shared --grace --max-processes --" ;;
+                *" tee "*) words+=" --binary --chunk --length-prefixed --retain --replay --policy --capacity --send-back" ;;
+                *" relay "*)
+                    words+=" --replay --policy --capacity --max-topics --publish-token-file --read-token-file"
+                    ;;
                 *" serve "*) ;;
-                *) words+=" serve run" ;;
+                *) words+=" serve run tee relay" ;;
             esac
             ;;
     esac

@@ -1,6 +1,7 @@
 //! The `whit` command: an echo server and others, and a page to try them at.
 
 mod allocator;
+mod broker;
 #[cfg(target_os = "linux")]
 mod cgi;
 mod descriptors;
@@ -19,12 +20,14 @@ mod owner;
 mod per_client;
 #[cfg(target_os = "linux")]
 mod process;
+mod relay;
 mod run;
 #[cfg(target_os = "linux")]
 mod shared;
 #[cfg(target_os = "linux")]
 mod stdio;
 mod tee;
+mod tokens;
 
 use futures_lite::future;
 use log::Level;
@@ -63,6 +66,9 @@ fn main() -> ExitCode {
     match serve(*options, args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(mistake) = error.downcast_ref::<Mistake>() {
+                return usage_failure(mistake);
+            }
             if let Some(mistake) = error.downcast_ref().and_then(Mistake::of) {
                 return usage_failure(&mistake);
             }
@@ -87,7 +93,7 @@ fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
     let stats = server.stats_handle();
     // It comes second, so that signals are heeded by the time that it says so.
     let telling_and_trimming = async {
-        let path = &options.path;
+        let path = options.path();
         for addr in addrs {
             say(Level::Info, &format_args!("listening on ws://{addr}{path}"));
         }
@@ -176,15 +182,21 @@ struct Work {
 
 fn work(options: &Options) -> Result<Work, Box<dyn Error>> {
     let server = Server::new().config(options.config.clone());
-    let server = with_page(server, &options.path);
+    let path = options.path();
+    // Where it is the beginning of many it is tried at one of them.
+    let server = with_page(server, &path.replace('*', "demo"));
     match &options.job {
         Job::Serve => Ok(Work {
-            server: server.route(&options.path, echo),
+            server: server.route(path, echo),
+            beside: None,
+        }),
+        Job::Relay(flags) => Ok(Work {
+            server: broker::relay(server, path, flags)?,
             beside: None,
         }),
         Job::Tee(flags) => Ok(tee::work(
             server,
-            &options.path,
+            path,
             flags,
             options.config.max_message_bytes,
         )),
@@ -197,7 +209,7 @@ fn work(options: &Options) -> Result<Work, Box<dyn Error>> {
 
 #[cfg(target_os = "linux")]
 fn run_processes(flags: &run::Flags, options: &Options, server: Server) -> Work {
-    let (flags, route) = (flags.clone(), options.path.clone());
+    let (flags, route) = (flags.clone(), options.path().to_owned());
     let format = match flags.binary {
         true => Format::Binary,
         false => Format::Text {

@@ -1,8 +1,9 @@
 //! The command's flags.
 
-use crate::{owner::Owner, run, tee};
+use crate::{owner::Owner, relay, run, tee};
 use lexopt::{Parser, ValueExt, prelude::*};
 use std::{
+    error::Error,
     ffi::OsString,
     fmt,
     fs::{self, File},
@@ -23,6 +24,7 @@ Commands:
   serve  Echo every message, with a heartbeat, and a page at / to try it [default]
   run    Run a process for every connection: whit run -- CMD ARGS...
   tee    Send each line of standard input to every client: vmstat 1 | whit tee
+  relay  Relay messages between the clients of named topics
 
 'whit COMMAND --help' tells what else a command has.
 
@@ -32,7 +34,7 @@ Options:
                                    Repeatable [default: 127.0.0.1:7777]
       --socket-mode MODE           Who may connect to the unix sockets, as for chmod [default: 660]
       --socket-owner USER[:GROUP]  Whose they are, by name or number [default: whoever starts it]
-      --path PATH                  The path of the WebSocket [default: /ws]
+      --path PATH                  The path of the WebSocket [default: /ws, for 'relay' /t/*]
       --heartbeat TIME             Send the text 'heartbeat' to every client this often, or 'off'
                                    [default: 1s for 'serve', otherwise off]
       --ping-interval TIME         Ping every client this often, or 'off' [default: 30s]
@@ -60,7 +62,7 @@ A TIME is a number of seconds, or has a unit: 500ms, 2s, 1m, 1h. A SIZE is a num
 64KiB, 1MiB.
 
 Ends on SIGINT or SIGTERM when all clients have parted, or at once on a second one. With --config, SIGHUP has it
-read its flags again: all but those that say where it listens, and the path, are heeded at once.
+read its flags again: all but those that say where it listens, the path, and those of COMMAND, are heeded at once.
 
 Started by systemd it listens on the sockets that it is handed, and says when it is ready, and how it is. Exit status: 0, 2 for a
 mistake in the command line, 1 for any other failure.
@@ -81,6 +83,7 @@ pub(crate) enum Job {
     Serve,
     Run(run::Flags),
     Tee(tee::Flags),
+    Relay(relay::Flags),
 }
 
 impl Job {
@@ -89,6 +92,7 @@ impl Job {
             "serve" => Some(Self::Serve),
             "run" => Some(Self::Run(run::Flags::new())),
             "tee" => Some(Self::Tee(tee::Flags::new())),
+            "relay" => Some(Self::Relay(relay::Flags::new())),
             _ => None,
         }
     }
@@ -98,6 +102,7 @@ impl Job {
             Self::Serve => HELP,
             Self::Run(_) => run::HELP,
             Self::Tee(_) => tee::HELP,
+            Self::Relay(_) => relay::HELP,
         }
     }
 
@@ -107,6 +112,15 @@ impl Job {
             Self::Serve => config.heartbeat = Some(Duration::from_secs(1)),
             Self::Run(flags) => flags.configure(config),
             Self::Tee(_) => {}
+            // It may stand beside the tokens of clients.
+            Self::Relay(_) => config.subprotocols = vec![relay::SUBPROTOCOL.into()],
+        }
+    }
+
+    fn path(&self) -> &'static str {
+        match self {
+            Self::Serve | Self::Run(_) | Self::Tee(_) => "/ws",
+            Self::Relay(_) => "/t/*",
         }
     }
 
@@ -115,6 +129,7 @@ impl Job {
         match self {
             Self::Run(flags) => flags.take(name, args),
             Self::Tee(flags) => flags.take(name, args),
+            Self::Relay(flags) => flags.take(name, args),
             Self::Serve => Err(Long(name).unexpected()),
         }
     }
@@ -123,15 +138,18 @@ impl Job {
     fn take_word(&mut self, word: OsString, args: &mut Parser) -> Result<(), lexopt::Error> {
         match self {
             Self::Run(flags) => flags.take_command(word, args),
-            Self::Serve | Self::Tee(_) => Err(Value(word).unexpected()),
+            Self::Serve | Self::Tee(_) | Self::Relay(_) => Err(Value(word).unexpected()),
         }
     }
 
     /// All was taken.
-    fn check(&self) -> Result<(), Mistake> {
+    fn check(&self, path: &str) -> Result<(), Mistake> {
         match self {
             Self::Run(flags) => flags.check(),
-            Self::Serve | Self::Tee(_) => Ok(()),
+            Self::Relay(_) if !path.ends_with("/*") => Err(Mistake(format!(
+                "--path {path}: the path of topics ends in /*, as /t/* does"
+            ))),
+            Self::Serve | Self::Tee(_) | Self::Relay(_) => Ok(()),
         }
     }
 }
@@ -147,8 +165,8 @@ pub(crate) struct Options {
     pub(crate) listen: Vec<String>,
     pub(crate) socket_mode: u32,
     pub(crate) socket_owner: Option<Owner>,
-    pub(crate) path: String,
-    /// If it was said: otherwise it depends on the job.
+    /// What was said of these two: otherwise they depend on the job.
+    path: Option<String>,
     heartbeat: Option<Option<Duration>>,
     pub(crate) config: Config,
     pub(crate) log_level: log::LevelFilter,
@@ -166,7 +184,7 @@ impl Options {
             options.take_file(&file)?;
             options.take(Parser::from_args(args))?;
         }
-        options.job.check()?;
+        options.job.check(options.path())?;
         options.job.configure(&mut options.config);
         if let Some(heartbeat) = options.heartbeat {
             options.config.heartbeat = heartbeat;
@@ -182,16 +200,21 @@ impl Options {
             listen: Vec::new(),
             socket_mode: 0o660,
             socket_owner: None,
-            path: "/ws".into(),
+            path: None,
             heartbeat: None,
             config: Config::new().max_connections_per_ip(64),
             log_level: log::LevelFilter::Info,
         }
     }
 
+    /// The path of the WebSocket.
+    pub(crate) fn path(&self) -> &str {
+        self.path.as_deref().unwrap_or_else(|| self.job.path())
+    }
+
     /// Whether it is to listen at the same places in the same way.
     pub(crate) fn listens_as(&self, other: &Self) -> bool {
-        let places = |options: &Self| (options.listen.clone(), options.path.clone());
+        let places = |options: &Self| (options.listen.clone(), options.path().to_owned());
         places(self) == places(other)
             && self.socket_mode == other.socket_mode
             && self.socket_owner == other.socket_owner
@@ -241,7 +264,7 @@ impl Options {
                 Long("socket-owner") => {
                     options.socket_owner = Some(value(&mut args, "--socket-owner", Owner::of)?);
                 }
-                Long("path") => options.path = args.value()?.string()?,
+                Long("path") => options.path = Some(args.value()?.string()?),
                 Long("heartbeat") => {
                     let heartbeat = value(&mut args, "--heartbeat", |text| or_off(text, time))?;
                     options.heartbeat = Some(heartbeat);
@@ -310,8 +333,8 @@ impl Options {
     }
 }
 
-/// A file of flags, none of which is that long.
-fn read(file: &Path) -> io::Result<String> {
+/// A file of flags, or of another word of the user's, none of which is that long.
+pub(crate) fn read(file: &Path) -> io::Result<String> {
     const MOST_BYTES: u64 = 64 * 1024;
     // A pipe's words come once, and who reads them again waits for ever.
     if fs::metadata(file)?.file_type().is_fifo() {
@@ -331,6 +354,7 @@ fn read(file: &Path) -> io::Result<String> {
 }
 
 /// A mistake in the command line. It quotes what the user gave.
+#[derive(Debug)]
 pub(crate) struct Mistake(pub(crate) String);
 
 impl Mistake {
@@ -376,6 +400,8 @@ impl From<lexopt::Error> for Mistake {
         Self(error.to_string())
     }
 }
+
+impl Error for Mistake {}
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -531,6 +557,20 @@ mod tests {
             let mistake = lines(bad).err().unwrap();
             assert!(mistake.starts_with(expected), "{bad}: {mistake}");
         }
+    }
+
+    #[test]
+    fn a_policy_has_a_capacity() {
+        let policies = ["drop-oldest", "drop-newest", "latest", "close"];
+        assert_eq!(
+            policies.map(|text| policy(text).unwrap()(5)),
+            [
+                Policy::DropOldest(5),
+                Policy::DropNewest(5),
+                Policy::Latest,
+                Policy::Close(5)
+            ]
+        );
     }
 
     #[test]

@@ -8,6 +8,9 @@ mod logging;
 mod options;
 #[path = "../../src/owner.rs"]
 mod owner;
+#[expect(dead_code, reason = "what is done with them is not tried")]
+#[path = "../../src/relay.rs"]
+mod relay;
 #[path = "../../src/run.rs"]
 mod run;
 
@@ -40,9 +43,10 @@ fn check(args: &[&OsStr]) {
     match parse(args) {
         Ok(Invocation::Serve(options)) => {
             assert_ne!(options.log_level, log::LevelFilter::Off);
+            let path = options.path().to_owned();
             let server = Server::new()
                 .config(options.config)
-                .route(&options.path, leave)
+                .route(&path, leave)
                 .page("/", |_| Response::text(""));
             if let Err(error) = server.check() {
                 assert_is_a_line(&Mistake::of(&error).expect("the flags are to blame"));
