@@ -31,6 +31,7 @@ _whit() {
         --heartbeat | --ping-interval) words="off 1s 10s 30s 1m" ;;
         --pong-timeout) words="1s 5s 10s 30s" ;;
         --idle-timeout) words="off 1m 10m 1h" ;;
+        --chunk) words="4KiB 64KiB" ;;
         --socket-mode) words="600 660 666" ;;
         --allow-origin) words=any ;;
         --trusted-proxy) words="127.0.0.1 ::1 unix" ;;

@@ -123,7 +123,7 @@ XDG_DATA_DIRS=$shares bash --norc -c '
     . /usr/share/bash-completion/bash_completion
     __load_completion whit
     complete -p whit | grep -qw _whit
-    COMP_WORDS=(whit --) COMP_CWORD=1
+    COMP_WORDS=(whit relay --) COMP_CWORD=2
     _whit && printf "%s\n" "${COMPREPLY[@]}"
 ' | same_flags "bash's completion"
 zsh --no-rcs -c '
@@ -132,6 +132,7 @@ zsh --no-rcs -c '
     [[ $_comps[whit] = _whit ]] || exit 1
     # Tells what it is given, in place of completing it.
     _arguments() { print -rl -- $@ }
+    words=(whit relay --)
     _whit
 ' - "$shares/zsh/vendor-completions" "$temp/zcompdump" | grep -oP '^(\*|\([^)]*\))?\K--[\w-]+' | same_flags "zsh's completion"
 # Completes only commands that are there.
@@ -139,17 +140,21 @@ HOME=$temp PATH=$unpacked/usr/bin:$PATH XDG_DATA_DIRS=$shares fish --command "co
     cut -f 1 | same_flags "fish's completion"
 grep -oP '^#?\K--[\w-]+' "$unpacked/etc/default/whit" | sort -u | comm -13 "$temp/told" - >"$temp/unknown"
 [ ! -s "$temp/unknown" ] || fail "/etc/default/whit has flags that there are not: $(<"$temp/unknown")"
-# Those of subcommands come on top.
-{ tell_flags && tell_flags run; } | sort -u >"$temp/all"
+# Those of a command come on top.
+cp "$temp/told" "$temp/common"
+for job in run tee relay; do
+    { cat "$temp/common" && tell_flags "$job"; } | sort -u >"$temp/told"
+    sort -u -o "$temp/all" "$temp/told" $([ -e "$temp/all" ] && echo "$temp/all")
+    XDG_DATA_DIRS=$shares bash --norc -c '
+        . "$XDG_DATA_DIRS/bash-completion/completions/whit"
+        COMP_WORDS=(whit "$1" --) COMP_CWORD=2
+        _whit && printf "%s\n" "${COMPREPLY[@]}"
+    ' - "$job" | grep -x -e '--.\+' | same_flags "bash's completion of whit $job"
+    HOME=$temp PATH=$unpacked/usr/bin:$PATH XDG_DATA_DIRS=$shares fish --command "complete --do-complete 'whit $job --'" |
+        cut -f 1 | same_flags "fish's completion of whit $job"
+done
 mv "$temp/all" "$temp/told"
 sed -n '/^OPTIONS/,/^SIGNALS/p' "$temp/man" | grep -oP '^ {7}(-\w, )?\K--[\w-]+' | same_flags "the man page"
-XDG_DATA_DIRS=$shares bash --norc -c '
-    . "$XDG_DATA_DIRS/bash-completion/completions/whit"
-    COMP_WORDS=(whit run --) COMP_CWORD=2
-    _whit && printf "%s\n" "${COMPREPLY[@]}"
-' | grep -x -e '--.\+' | same_flags "bash's completion of whit run"
-HOME=$temp PATH=$unpacked/usr/bin:$PATH XDG_DATA_DIRS=$shares fish --command "complete --do-complete 'whit run --'" |
-    cut -f 1 | same_flags "fish's completion of whit run"
 { sed -n '/^| flag |/,/^$/p' README.md | cut -d '|' -f 2 | grep -oP '`\K--[\w-]+'; printf -- '--help\n--version\n'; } |
     same_flags "the README's table"
 ok "the man page, the completions of bash, zsh and fish and the README have the flags that there are, and no other"
