@@ -41,7 +41,7 @@ pub(crate) struct Pipes {
     pub(crate) errors: Outlet,
 }
 
-/// A process that was started. When it has ended what is left of its group is killed, and when this is dropped all of it is.
+/// A process that was started. When this is dropped, all of its group is killed that is still there.
 pub(crate) struct Process {
     group: Group,
     /// Readable once it has ended.
@@ -103,7 +103,6 @@ impl Process {
                 log::error!("cannot wait for process {}: {error}", self.id());
             }
             self.has_ended.set(true);
-            self.group.signal(Signal::KILL);
         }
         Poll::Ready(())
     }
