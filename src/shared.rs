@@ -74,7 +74,7 @@ impl Shared {
     /// Runs the process again and again until `end` is closed.
     async fn keep_running(&self, end: &Receiver<Infallible>) {
         let mut pause = FIRST_PAUSE;
-        loop {
+        while !end.is_closed() {
             let started = Instant::now();
             let how = self.run(end).await;
             if end.is_closed() {
@@ -95,9 +95,6 @@ impl Shared {
                 Timer::after(pause).await;
             };
             future::or(pausing, over).await;
-            if end.is_closed() {
-                return;
-            }
             pause = LONGEST_PAUSE.min(pause * 2);
         }
     }

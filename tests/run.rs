@@ -112,8 +112,13 @@ impl Running {
     }
 
     /// The rest of the log, and the exit status.
-    fn end(mut self) -> (String, Option<i32>) {
-        let status = self.child.wait().unwrap();
+    async fn end(mut self) -> (String, Option<i32>) {
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            Timer::after(Duration::from_millis(1)).await;
+        };
         self.reading.take().unwrap().join().unwrap();
         (self.log(), status.code())
     }
@@ -371,7 +376,7 @@ fn standard_error_goes_to_the_log_in_lines_of_some_length() {
         assert_eq!(lines, [""; 0]);
         running.signal(Signal::TERM);
         client.send(frame(CLOSE, close_payload(1000, ""))).await;
-        let (log, status) = running.end();
+        let (log, status) = running.end().await;
         assert_eq!(status, Some(0), "{log}");
         let logged = |words: &str| {
             let line =
@@ -483,7 +488,7 @@ fn a_process_that_heeds_no_sigterm_is_killed_after_its_grace() {
         assert!(begin.elapsed() >= Duration::from_millis(300));
         drop(client);
         running.signal(Signal::TERM);
-        let (log, _) = running.end();
+        let (log, _) = running.end().await;
         let words = format!("process {pid} did not end on SIGTERM: killed");
         assert!(log.contains(&words), "{log}");
         assert!(!log.contains("has not returned in time"), "{log}");
@@ -499,6 +504,23 @@ fn a_process_that_heeds_sigterm_has_its_time() {
         read_text(&mut client).await;
         drop(client);
         until(|| running.log().contains("]: bye\n")).await;
+    });
+}
+
+#[test]
+fn a_process_whose_connection_is_shed_is_killed_at_once() {
+    test(async {
+        let script = "trap '' TERM; echo $$; exec yes $(head -c 60000 /dev/zero | tr '\\0' x)";
+        let args = [
+            "--memory", "1MiB", "--grace", "1h", "--", "sh", "-c", script,
+        ];
+        let running = Running::start(&args);
+        let mut client = running.open().await;
+        let pid = read_text(&mut client).await;
+        // It reads no more of what there is without end.
+        until(|| !is_there(&pid)).await;
+        until(|| running.log().contains("code 1013")).await;
+        assert_eq!(running.children(), 0);
     });
 }
 
@@ -571,7 +593,7 @@ fn the_end_of_the_server_is_that_of_all_processes() {
                 assert_eq!(read_all(client).await.1.0, 1001);
                 client.send(frame(CLOSE, close_payload(1001, ""))).await;
             }
-            let (log, status) = running.end();
+            let (log, status) = running.end().await;
             assert_eq!(status, Some(0), "{log}");
             pids.dedup();
             assert_eq!(log.matches("]: bye\n").count(), pids.len(), "{log}");
@@ -633,9 +655,9 @@ fn a_shared_process_is_started_again_later_and_later() {
         let running = Running::start(&["--shared", "--", "sh", "-c", script]);
         let mut client = running.open().await;
         for (number, pause) in [1, 2].into_iter().enumerate() {
+            let begin = Instant::now();
             client.send(frame(TEXT, "again")).await;
             while read_text(&mut client).await != "again" {}
-            let begin = Instant::now();
             let words = format!("warn: sh: exit status 3: it is started again in {pause} s\n");
             until(|| running.log().contains(&words)).await;
             assert_ne!(read_text(&mut client).await, "again");
@@ -646,7 +668,7 @@ fn a_shared_process_is_started_again_later_and_later() {
         while read_text(&mut client).await != "last" {}
         running.signal(Signal::TERM);
         drop(client);
-        let (log, status) = running.end();
+        let (log, status) = running.end().await;
         assert_eq!(status, Some(0), "{log}");
     });
 }
