@@ -70,7 +70,7 @@ impl PerClient {
 }
 
 /// Hands on what comes from the client, until the connection is closed.
-async fn feed(conn: &Connection, mut input: Input, format: Format) -> Result<(), Closed> {
+async fn feed(conn: &Connection, input: Input, format: Format) -> Result<(), Closed> {
     loop {
         let message = stdio::read(conn, format).await?;
         let writing = async {

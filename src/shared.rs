@@ -127,7 +127,7 @@ impl Shared {
         }
     }
 
-    async fn feed<T>(&self, mut input: Input) -> T {
+    async fn feed<T>(&self, input: Input) -> T {
         loop {
             match self.from_clients.recv().await {
                 Ok(message) => input.write(&message).await,

@@ -30,33 +30,26 @@ pub(crate) async fn read(conn: &Connection, format: Format) -> Result<Message, C
 
 /// Where messages go to.
 pub(crate) struct Input {
-    /// There until the process closes it.
-    pipe: Option<Inlet>,
+    pipe: Inlet,
     format: Format,
 }
 
 impl Input {
     pub(crate) fn new(pipe: Inlet, format: Format) -> Self {
-        Self {
-            pipe: Some(pipe),
-            format,
-        }
+        Self { pipe, format }
     }
 
-    /// Gives a message to the process, waiting until it has room for it. If it does not listen any more the message is lost.
-    pub(crate) async fn write(&mut self, message: &Message) {
-        let Some(pipe) = &self.pipe else {
-            return;
-        };
+    /// Gives a message to the process, waiting until it has room for it.
+    pub(crate) async fn write(&self, message: &Message) {
         let written = match self.format {
-            Format::Binary => pipe.write(message.as_bytes()).await,
+            Format::Binary => self.pipe.write(message.as_bytes()).await,
             Format::Text { .. } => {
                 let line = [message.as_bytes(), b"\n"].concat();
-                pipe.write(&line).await
+                self.pipe.write(&line).await
             }
         };
-        if written.is_err() {
-            self.pipe = None;
+        if let Err(error) = written {
+            log::debug!("a message for a process that does not read any more: {error}");
         }
     }
 }
