@@ -10,7 +10,6 @@ use async_channel::{Receiver, Sender};
 use futures_lite::future;
 use smol::Timer;
 use std::{
-    convert::Infallible,
     error::Error,
     rc::Rc,
     time::{Duration, Instant},
@@ -61,7 +60,7 @@ impl Shared {
 
     /// Serves, and keeps the process running until that is over.
     pub(crate) async fn beside(self: Rc<Self>, serving: Serving) -> Result<(), Box<dyn Error>> {
-        let (served, end) = async_channel::bounded(1);
+        let (served, end) = async_channel::bounded::<()>(1);
         let serving = async {
             let result = serving.await;
             drop(served);
@@ -72,7 +71,7 @@ impl Shared {
     }
 
     /// Runs the process again and again until `end` is closed.
-    async fn keep_running(&self, end: &Receiver<Infallible>) {
+    async fn keep_running(&self, end: &Receiver<()>) {
         let mut pause = FIRST_PAUSE;
         while !end.is_closed() {
             let started = Instant::now();
@@ -100,7 +99,7 @@ impl Shared {
     }
 
     /// Runs the process once, and tells how it ended.
-    async fn run(&self, end: &Receiver<Infallible>) -> String {
+    async fn run(&self, end: &Receiver<()>) -> String {
         let (process, pipes) = match Process::start(&self.flags.command, Vec::new()) {
             Ok(started) => started,
             Err(error) => return error.to_string(),

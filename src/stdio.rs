@@ -39,18 +39,17 @@ impl Input {
         Self { pipe, format }
     }
 
-    /// Gives a message to the process, waiting until it has room for it.
+    /// Gives a message to the process, waiting until it has room for it. One that does not read any more does not miss it.
     pub(crate) async fn write(&self, message: &Message) {
-        let written = match self.format {
-            Format::Binary => self.pipe.write(message.as_bytes()).await,
+        let line;
+        let bytes = match self.format {
+            Format::Binary => message.as_bytes(),
             Format::Text { .. } => {
-                let line = [message.as_bytes(), b"\n"].concat();
-                self.pipe.write(&line).await
+                line = [message.as_bytes(), b"\n"].concat();
+                &line
             }
         };
-        if let Err(error) = written {
-            log::debug!("a message for a process that does not read any more: {error}");
-        }
+        let _ = self.pipe.write(bytes).await;
     }
 }
 
