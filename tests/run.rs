@@ -127,6 +127,14 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // In peace, or processes that read nothing would stay.
+        let begin = Instant::now();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::TERM);
+        }
+        while matches!(self.child.try_wait(), Ok(None)) && begin.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(1));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
