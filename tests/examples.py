@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import pathlib
 import signal
 import socket
@@ -258,6 +259,69 @@ async def thermometer():
                 assert await late.recv() == "20.0"
 
 
+async def dashboard():
+    async def values(client, count):
+        """So many that come next, by their names."""
+        pairs = [(await client.recv()).split(" ") for _ in range(count)]
+        return {name: float(number) for name, number in pairs}
+
+    def reads(example):
+        """How many the process has done so far."""
+        lines = pathlib.Path(f"/proc/{example.process.pid}/io").read_text().splitlines()
+        return int(dict(line.split(": ") for line in lines)["syscr"])
+
+    def memory():
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        kib = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
+        return (kib["MemTotal"] - kib["MemAvailable"]) / 1024
+
+    names = ["load", "memory", "temperature", "received", "sent"]
+    if not os.path.exists("/sys/class/thermal/thermal_zone0/temp"):
+        names.remove("temperature")
+    count = len(names)
+
+    async with running("dashboard", status=0) as example:
+        await starts_and_serves_its_page("dashboard", example)
+        async with example.connect() as one:
+            # A rate takes two readings.
+            first = await values(one, count - 2)
+            assert list(first) == names[:-2], first
+            load = float(pathlib.Path("/proc/loadavg").read_text().split()[0])
+            assert abs(first["load"] - load) < 1, (first, load)
+            assert abs(first["memory"] - memory()) < 500, (first, memory())
+            second = await values(one, count)
+            assert list(second) == names and second["received"] >= 0 <= second["sent"], second
+
+            before = reads(example)
+            assert list(await values(one, count)) == names
+            for_one = reads(example) - before
+            # A newcomer does not wait for the next reading, unless that is due just now.
+            others = []
+            newest = greeting = None
+            while greeting is None or greeting != newest:
+                newest = await values(one, count)
+                others.append(await example.connect())
+                greeting = await values(others[-1], count)
+            others += [await example.connect() for _ in range(5)]
+            await values(one, count)
+            before = reads(example)
+            assert list(await values(one, count)) == names
+            for_many = reads(example) - before
+            assert 0 < for_many < 2 * for_one, (for_one, for_many)
+            await asyncio.gather(*(other.close() for other in others))
+
+        # Nothing is read while no one looks. When the last has left it may be about to.
+        while True:
+            before = reads(example)
+            await asyncio.sleep(1.5)
+            if reads(example) == before:
+                break
+        async with example.connect() as late:
+            # What was read before greets nobody: there are no rates yet when it begins anew.
+            assert list(await values(late, count)) == names[:-2]
+            await ends_on_sigint(example, late)
+
+
 async def embed():
     async with running("embed", status=0) as example:
         await starts_and_serves_its_page("embed", example)
@@ -287,6 +351,7 @@ async def main():
         chat,
         chat_with_a_slow_reader,
         thermometer,
+        dashboard,
         embed,
     ]
     # Side by side: most of them mostly wait for the next second.
