@@ -10,6 +10,7 @@ import string
 import struct
 import sys
 import tempfile
+import tty
 import urllib.request
 
 from websockets.asyncio.client import connect
@@ -322,6 +323,65 @@ async def dashboard():
             await ends_on_sigint(example, late)
 
 
+async def serial():
+    with tempfile.TemporaryDirectory() as folder:
+        device = pathlib.Path(folder) / "device"
+
+        def plug_in():
+            """A device that is a terminal, as serial ports are; gives the other end of the line."""
+            ours, theirs = os.openpty()
+            tty.setraw(theirs)
+            device.symlink_to(os.ttyname(theirs))
+            os.close(theirs)
+            return ours
+
+        missing = f"{device}: No such file or directory (os error 2)"
+        async with running("serial", device, status=0) as example:
+            await starts_and_serves_its_page("serial", example)
+            assert (await example.process.stderr.readline()).decode() == f"serial: {missing}\n"
+            async with example.connect() as one, example.connect() as other:
+
+                async def both_get(*messages):
+                    for client in [one, other]:
+                        for message in messages:
+                            got = await client.recv()
+                            assert got == message, (got, message)
+
+                await both_get(f"device\n{missing}")
+                await one.send("for nobody")
+                got = await one.recv()
+                assert got.startswith("device\nthe line was not written: "), got
+
+                line = plug_in()
+                await both_get(f"device\n{device} is open")
+                os.write(line, b"hello\r\nol\xe1\n" + b"x" * 1500 + b"\n")
+                await both_get("line\nhello", "line\nol\ufffd", "line\n" + "x" * 1024, "line\n" + "x" * 476)
+                await one.send("AT")
+                await other.send("größer")
+                written = b""
+                while len(written) < len("AT\ngrößer\n".encode()):
+                    written += await asyncio.to_thread(os.read, line, 100)
+                assert sorted(written.decode().splitlines()) == ["AT", "größer"], written
+
+                # It is unplugged, and plugged in again.
+                device.unlink()
+                os.close(line)
+                await both_get(f"device\n{device}: Input/output error (os error 5)", f"device\n{missing}")
+                line = plug_in()
+                await both_get(f"device\n{device} is open")
+                os.write(line, b"again\n" * 200)
+                await both_get(*["line\nagain"] * 200)
+
+                async with example.connect() as late:
+                    assert await late.recv() == f"device\n{device} is open"
+                    for _ in range(100):
+                        assert await late.recv() == "line\nagain"
+                    os.write(line, b"new\n")
+                    assert await late.recv() == "line\nnew"
+                await ends_on_sigint(example, one)
+            os.close(line)
+
+
 async def embed():
     async with running("embed", status=0) as example:
         await starts_and_serves_its_page("embed", example)
@@ -352,6 +412,7 @@ async def main():
         chat_with_a_slow_reader,
         thermometer,
         dashboard,
+        serial,
         embed,
     ]
     # Side by side: most of them mostly wait for the next second.
