@@ -382,6 +382,73 @@ async def serial():
             os.close(line)
 
 
+def jpeg(number, size=100_000):
+    """What has the markers of a JPEG: a comment with what looks like an end, data with all that may be in data, and an end."""
+    comment = b"\xff\xd8 %d \xff\xd9" % number
+    data = (b"\xff\x00\xff\xd0.\xff\xd7" + b"x" * size)[:size]
+    length = struct.pack(">H", 2 + len(comment))
+    return b"\xff\xd8\xff\xfe" + length + comment + b"\xff\xda\x00\x02" + data + b"\xff\xff\xd9"
+
+
+async def camera():
+    # Without a command it is a test picture.
+    async with running("camera", status=0) as example:
+        await starts_and_serves_its_page("camera", example)
+        async with example.connect() as client:
+            pictures = [await client.recv() for _ in range(3)]
+            assert len(set(pictures)) == 3
+            for picture in pictures:
+                kind, offset, width, height, bits = struct.unpack_from("<2s8xI4xii2xH", picture)
+                assert (kind, offset, width, height, bits) == (b"BM", 54, 160, 120, 24)
+                assert len(picture) == 54 + 3 * 160 * 120
+            await ends_on_sigint(example, client)
+
+    # One that gives no pictures is told of.
+    async with running("camera", "echo", "hello") as example, example.connect() as client:
+        assert await client.recv() == "echo: its output is not MJPEG"
+    async with running("camera", "false") as example, example.connect() as client:
+        assert await client.recv() == "false: exit status: 1"
+
+
+async def camera_with_a_slow_phone():
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = pathlib.Path(folder) / "pipe"
+        os.mkfifo(pipe)
+
+        async def film():
+            """The other end of what the command reads, once it does."""
+            return await asyncio.to_thread(open, pipe, "wb", buffering=0)
+
+        async with running("camera", "cat", pipe, status=0) as example:
+            slow, fast = await example.connect_slow(), await example.connect()
+            with await film() as pictures:
+                count = 100
+                for number in range(count):
+                    await asyncio.to_thread(pictures.write, jpeg(number))
+                    # Nobody waits for the slow one.
+                    assert await fast.recv() == jpeg(number)
+
+                # It gets what was on its way, is told how many it missed, and then gets the newest.
+                got = []
+                while not got or got[-1] != jpeg(count - 1):
+                    got.append(await slow.recv())
+                on_its_way, told = got[:-2], got[-2]
+                assert on_its_way == [jpeg(number) for number in range(len(on_its_way))]
+                assert told == str(count - 1 - len(on_its_way)), (told, len(on_its_way))
+
+                # The camera is off when no one looks, and on again for the next.
+                await asyncio.gather(slow.close(), fast.close())
+                with contextlib.suppress(BrokenPipeError):
+                    while True:
+                        await asyncio.to_thread(pictures.write, jpeg(0))
+            async with example.connect() as late:
+                with await film() as pictures:
+                    pictures.write(jpeg(1, 1000) + jpeg(2, 1000))
+                    assert await late.recv() == jpeg(1, 1000)
+                    assert await late.recv() == jpeg(2, 1000)
+                    await ends_on_sigint(example, late)
+
+
 async def embed():
     async with running("embed", status=0) as example:
         await starts_and_serves_its_page("embed", example)
@@ -413,6 +480,8 @@ async def main():
         thermometer,
         dashboard,
         serial,
+        camera,
+        camera_with_a_slow_phone,
         embed,
     ]
     # Side by side: most of them mostly wait for the next second.
