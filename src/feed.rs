@@ -14,8 +14,8 @@ use std::{
 
 /// What becomes of a subscriber that does not take messages as fast as they are published.
 ///
-/// Nobody waits for it, and nobody else is harmed. What it takes at once never waits, and counts nowhere. Numbers are of messages; 0 counts
-/// as 1.
+/// Nobody waits for it, and nobody else is harmed. What it takes at once never waits, and counts nowhere: by TCP that is what its system takes, and
+/// on Linux some 64 KiB that this one keeps for it. Numbers are of messages; 0 counts as 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// So many may wait for it; with one more it is closed with [`TRY_AGAIN_LATER`](crate::CloseCode::TRY_AGAIN_LATER).

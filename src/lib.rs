@@ -53,6 +53,8 @@ mod signals;
 mod simulation;
 mod slot;
 mod socket;
+#[cfg(target_os = "linux")]
+mod sockopt;
 mod stats;
 #[cfg(all(feature = "systemd", target_os = "linux"))]
 mod systemd;

@@ -229,6 +229,13 @@ impl Link {
         Ok(())
     }
 
+    /// Begins to take what topics have.
+    pub(crate) fn subscribe(&self) {
+        if let Some(frames) = self.frames.upgrade() {
+            frames.socket().keep_little_unsent();
+        }
+    }
+
     /// Sends what a topic has, or has it wait as `subscriber` demands.
     pub(crate) fn take_published(
         &self,

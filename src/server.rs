@@ -25,7 +25,8 @@ use crate::{error::Error, signals::Heeded};
 use futures_lite::future::{self, poll_fn};
 use smol::LocalExecutor;
 use std::{
-    cell::{Cell, RefCell},
+    any::Any,
+    cell::{Cell, OnceCell, RefCell},
     error, fmt, io,
     net::ToSocketAddrs,
     pin::{Pin, pin},
@@ -65,16 +66,19 @@ pub struct Server {
     #[cfg(all(feature = "systemd", target_os = "linux"))]
     notifies_systemd: bool,
     stats: StatsHandle,
-    /// What hubs do beside the connections. Not by their type: a server without one has nothing of it in the program.
-    pumps: RefCell<Pumps>,
+    topics: Topics,
 }
 
+/// The hub, and what it does beside the connections. Not by their types: a server without one has nothing of it in the program.
 #[derive(Default)]
-struct Pumps(Vec<Pin<Box<dyn Future<Output = ()>>>>);
+struct Topics {
+    hub: OnceCell<Box<dyn Any>>,
+    pump: RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>>,
+}
 
-impl fmt::Debug for Pumps {
+impl fmt::Debug for Topics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.len())
+        f.debug_struct("Topics").finish_non_exhaustive()
     }
 }
 
@@ -178,11 +182,18 @@ impl Server {
         self.stats.clone()
     }
 
-    /// Named topics, to send what one has to many. Each call makes others, which this server's connections can subscribe to.
+    /// The server's named topics, to send what one has to many. Only its own connections can subscribe to them.
     pub fn hub(&self) -> Hub {
-        let hub = Hub::new(self.stats.budget().clone());
-        self.pumps.borrow_mut().0.push(Box::pin(hub.clone().pump()));
-        hub
+        let Topics { hub, pump } = &self.topics;
+        let hub = hub.get_or_init(|| {
+            let hub = Hub::new(self.stats.budget().clone());
+            pump.replace(Some(Box::pin(hub.clone().pump())));
+            Box::new(hub)
+        });
+        match hub.downcast_ref::<Hub>() {
+            Some(hub) => hub.clone(),
+            None => unreachable!("it is nothing else"),
+        }
     }
 
     /// A handle that shuts the server down, from any thread.
@@ -298,13 +309,12 @@ impl Server {
             future::pending().await
         };
         let sparing = house.budget.free_spare_in_time();
-        let mut pumps = self.pumps.into_inner().0;
-        let pumping = poll_fn(|cx| {
-            for pump in &mut pumps {
-                let _ = pump.as_mut().poll(cx);
+        let pumping = async {
+            if let Some(pump) = self.topics.pump.into_inner() {
+                pump.await;
             }
-            Poll::Pending
-        });
+            future::pending().await
+        };
         let all = future::or(
             future::or(serving, beating),
             future::or(future::or(obeying, notifying), future::or(sparing, pumping)),

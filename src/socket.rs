@@ -186,6 +186,13 @@ impl Socket {
         self.heard.take()
     }
 
+    /// See [`tcp::keep_little_unsent`]. Others keep little as they are.
+    pub(crate) fn keep_little_unsent(&self) {
+        if let Stream::Tcp(io) = &self.stream {
+            tcp::keep_little_unsent(io.get_ref());
+        }
+    }
+
     /// Whether the peer's system is this one: it needs no proof that it lives.
     pub(crate) fn is_local(&self) -> bool {
         #[cfg(unix)]

@@ -31,6 +31,18 @@ pub(crate) fn limit_rest(stream: &TcpStream, patience: Duration) {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn limit_rest(_: &TcpStream, _: Duration) {}
 
+/// Has the kernel take little that it cannot send yet: what waits shall wait where newer messages can take its place, and not in up to 4 MB of the
+/// kernel's.
+#[cfg(target_os = "linux")]
+pub(crate) fn keep_little_unsent(stream: &TcpStream) {
+    const UNSENT_BYTES: libc::c_int = 64 * 1024;
+    let option = libc::TCP_NOTSENT_LOWAT;
+    let _ = crate::sockopt::set(stream, libc::IPPROTO_TCP, option, UNSENT_BYTES);
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn keep_little_unsent(_: &TcpStream) {}
+
 /// How many bytes the kernel holds that the peer's has not acknowledged, where that can be told; of a unix socket, that the peer
 /// has not read, with what they take in memory.
 #[cfg(target_os = "linux")]

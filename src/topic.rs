@@ -75,6 +75,15 @@ struct Subscribed {
     subscriber: Rc<Subscriber>,
 }
 
+impl Subscribed {
+    fn new(conn: &Connection, policy: Policy, wants_names: bool) -> Self {
+        let link = conn.link().clone();
+        link.subscribe();
+        let subscriber = Subscriber::new(policy, wants_names);
+        Self { link, subscriber }
+    }
+}
+
 /// What a publisher on another thread has published.
 struct Order {
     topic: usize,
@@ -143,10 +152,7 @@ impl Hub {
     /// Subscribes to all topics whose names begin with `prefix`, also those to come. Each message is the topic's name, a line feed, and
     /// what was published. What such topics keep is sent at once.
     pub fn subscribe(&self, prefix: &str, conn: &Connection, policy: Policy) -> Subscription {
-        let subscribed = Subscribed {
-            link: conn.link().clone(),
-            subscriber: Subscriber::new(policy, true),
-        };
+        let subscribed = Subscribed::new(conn, policy, true);
         let (subscriber, link) = (subscribed.subscriber.clone(), &subscribed.link);
         for topic in self.beginning_with(prefix) {
             topic.0.greet(link, &subscriber);
@@ -259,7 +265,7 @@ impl Topic {
     }
 
     /// Keeps the newest so many messages for those who subscribe later: 1 for a value that greets each newcomer, more for the last that
-    /// happened. None by default. Of messages with a [key](Self::publish_keyed) it keeps one for each key. The hub keeps the topic while it
+    /// happened. None by default. Of messages with a [key](Self::publish_keyed) it keeps one for each key, however many these are. The hub keeps the topic while it
     /// keeps something; [`forget`](Self::forget) ends that.
     pub fn keep(&self, messages: usize) {
         self.0.keep.set(messages);
@@ -308,10 +314,7 @@ impl Topic {
     /// Sends what is published from now on to `conn`, and before that what is [kept](Self::keep), until the subscription is dropped or
     /// the connection is closed.
     pub fn subscribe(&self, conn: &Connection, policy: Policy) -> Subscription {
-        let subscribed = Subscribed {
-            link: conn.link().clone(),
-            subscriber: Subscriber::new(policy, false),
-        };
+        let subscribed = Subscribed::new(conn, policy, false);
         let subscriber = subscribed.subscriber.clone();
         self.0.greet(&subscribed.link, &subscriber);
         let key = self.0.subscribers.borrow_mut().insert(subscribed);

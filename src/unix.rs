@@ -69,29 +69,10 @@ fn listen(path: &Path, _: u32) -> io::Result<UnixListener> {
 /// Keeps clients from passing descriptors, where the kernel knows how to (Linux 6.16). What is passed is closed when the bytes
 /// that it came with are read, and whoever passes it chooses how long that takes: a socket may linger.
 #[cfg(target_os = "linux")]
-#[allow(unsafe_code, reason = "there is no safe way to tell")]
 pub(crate) fn tune(listener: &UnixListener) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-
     /// As most architectures have it.
     const SO_PASSRIGHTS: libc::c_int = 83;
-    #[expect(clippy::cast_possible_truncation, reason = "an int is short")]
-    const INT_BYTES: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
-    let off: libc::c_int = 0;
-    // SAFETY: it reads an int, whose size is given.
-    let result = unsafe {
-        libc::setsockopt(
-            listener.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_PASSRIGHTS,
-            (&raw const off).cast(),
-            INT_BYTES,
-        )
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    crate::sockopt::set(listener, libc::SOL_SOCKET, SO_PASSRIGHTS, 0)
 }
 
 #[cfg(not(target_os = "linux"))]

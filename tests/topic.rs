@@ -456,6 +456,38 @@ fn what_waits_for_many_is_charged_once() {
     });
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_late_waits_where_newer_can_take_its_place() {
+    use rustix::net::{self, AddressFamily, SocketType, sockopt};
+    use std::{io::Write, net::TcpStream};
+
+    let (server, topic, subscriptions) = server(Config::new(), Policy::Latest);
+    testing::run(server, |server| async move {
+        let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+        net::connect(&socket, &server.addr()).unwrap();
+        let mut narrow: TcpStream = socket.into();
+        narrow
+            .write_all(support::handshake("/ws").as_bytes())
+            .unwrap();
+        subscribed(&topic, 1).await;
+        for _ in 0..100 {
+            topic.publish(vec![7; 20_000]);
+            topic.let_take().await;
+        }
+        let missed = subscriptions.borrow()[0].missed();
+        assert!(missed > 90, "{missed}");
+    });
+}
+
+#[test]
+fn a_server_has_one_hub() {
+    let server = Server::new();
+    let topic = server.hub().topic("t");
+    assert_eq!(server.hub().find("t").unwrap().name(), topic.name());
+}
+
 /// A hub can be asked by handlers, and outlive its server.
 #[test]
 fn a_hub_outlives_its_server() {
