@@ -8,9 +8,6 @@
 //! MJPEG, one JPEG after the other: `libcamera-vid` takes the same flags, `ffmpeg -f v4l2 -i /dev/video0 -f mjpeg -` is
 //! for any camera. Ctrl-C ends it.
 //!
-//! A queue that is too long can also be the kernel's, which may hold 4 MB for a client. One that took 250 of 500 KB a second
-//! was 16 s behind after 35 s; with `sysctl net.ipv4.tcp_notsent_lowat=65536` on the Pi it was 1 s.
-//!
 //! Binary messages are pictures. Text is a number, so many pictures were missed before the next, or words that tell why
 //! there is none.
 

@@ -184,7 +184,7 @@ fn work(options: &Options) -> Result<Work, Box<dyn Error>> {
     let server = Server::new().config(options.config.clone());
     let path = options.path();
     // Where it is the beginning of many it is tried at one of them.
-    let server = with_page(server, &path.replace('*', "demo"));
+    let server = with_page(server, &path.replace('*', "demo"), options.job.title());
     match &options.job {
         Job::Serve => Ok(Work {
             server: server.route(path, echo),
@@ -237,12 +237,13 @@ fn run_processes(flags: &run::Flags, options: &Options, server: Server) -> Work 
 }
 
 /// A page to try the WebSocket at `path`.
-fn with_page(server: Server, path: &str) -> Server {
+fn with_page(server: Server, path: &str, title: &str) -> Server {
     let path = path
         .replace('&', "&amp;")
         .replace('"', "&quot;")
         .replace('<', "&lt;");
-    let page = bytes::Bytes::from(PAGE.replace("{{path}}", &path));
+    let page = PAGE.replace("{{path}}", &path).replace("{{title}}", title);
+    let page = bytes::Bytes::from(page);
     server.page("/", move |_| {
         Response::html(page.clone()).header(
             "Content-Security-Policy",

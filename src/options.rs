@@ -117,6 +117,16 @@ impl Job {
         }
     }
 
+    /// What its page is headed with.
+    pub(crate) fn title(&self) -> &'static str {
+        match self {
+            Self::Serve => "WebSocket echo",
+            Self::Run(_) => "a process",
+            Self::Tee(_) => "standard input",
+            Self::Relay(_) => "topics",
+        }
+    }
+
     fn path(&self) -> &'static str {
         match self {
             Self::Serve | Self::Run(_) | Self::Tee(_) => "/ws",

@@ -1,4 +1,4 @@
-// Chromium against whit: browser.mjs page URL PID, plots URL, or foreign-page URL refused|open.
+// Chromium against whit: browser.mjs page URL PID, plots URL, tee URL, or foreign-page URL refused|open.
 // NODE_CLIENT is the folder that `playwright-core` is installed in, PROFILE a folder for the browser's data.
 
 import assert from 'node:assert/strict';
@@ -357,5 +357,24 @@ async function useForeignPage() {
   server.close();
 }
 
+/** What comes from `whit tee`, whose input is a sine and a cosine, 20 times a period. */
+async function useTee() {
+  const browser = await launch({ viewport: { width: 1280, height: 800 } });
+  const page = new Page(await browser.newPage());
+  await page.page.goto(origin);
+  await page.state('open');
+  await page.page.waitForFunction(() => received > 100);
+  await page.drawn();
+  const plots = await page.plots();
+  assert.deepEqual(plots.map(({ name, high, low }) => [name, high, low]), [['sine', '1', '-1'], ['cosine', '1', '-1']]);
+  for (const { newest } of plots) assert.ok(Math.abs(Number(newest)) <= 1, newest);
+  assert.match((await page.row('received', 'text', '.')).what, /^-?[01]\.\d+ -?[01]\.\d+$/);
+  assert.equal(await page.page.textContent('h1 small'), 'standard input');
+  ok('lines of standard input are listed, and plotted by their columns');
+  await page.screenshot('desktop-light-tee');
+  assert.deepEqual(page.complaints, []);
+  await browser.close();
+}
+
 await rm(process.env.PROFILE, { recursive: true, force: true });
-await { page: usePage, plots: usePlots, 'foreign-page': useForeignPage }[test]();
+await { page: usePage, plots: usePlots, tee: useTee, 'foreign-page': useForeignPage }[test]();
