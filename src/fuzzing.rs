@@ -67,7 +67,9 @@ pub fn answer<'a>(reads: impl IntoIterator<Item = &'a [u8]>, config: &Config) ->
     let with_body = request.method() != "HEAD";
     let (upgraded, bytes) = match handshake::judge(&request, &routes, config) {
         Ok(Verdict::Upgrade { answer, .. }) => (true, answer.into_bytes()),
-        Ok(Verdict::Answer(response)) => (false, response.into_bytes(with_body)),
+        Ok(Verdict::Answer(response) | Verdict::Guarded(response)) => {
+            (false, response.into_bytes(with_body))
+        }
         Err(refusal) => (false, Response::from(&refusal).into_bytes(with_body)),
     };
     Answer {
