@@ -2,7 +2,8 @@
 # Measures what the command, and the least that a server on the library is, have in bytes, on each processor that is promised, and
 # what the command takes in memory while nobody is connected. Fails where that is more than tests/size/bounds.txt allows.
 #
-#     tests/size.sh            x86-64, aarch64 and armv7
+#     tests/size.sh            on this machine
+#     tests/size.sh --cross    on aarch64 and armv7
 #     tests/size.sh --armv6    the static file for the first Pi and the Pi Zero
 . "$(dirname "$0")/toolchain.sh"
 cd "$repository"
@@ -99,13 +100,13 @@ on() {
 }
 
 case ${1-} in
-    '')
-        on_this_machine
+    '') on_this_machine ;;
+    --cross)
         on aarch64
         on armv7
         ;;
     --armv6) on armv6 ;;
-    *) fail "it is $0 [--armv6]" ;;
+    *) fail "it is $0 [--cross | --armv6]" ;;
 esac
 [ ${#over[@]} = 0 ] || fail "too large: $(printf '%s; ' "${over[@]}")"
 ok "all are as small as they should be"
