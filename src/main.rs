@@ -5,6 +5,7 @@ mod broker;
 #[cfg(target_os = "linux")]
 mod cgi;
 mod descriptors;
+mod input;
 #[cfg(target_os = "linux")]
 mod lines;
 mod logging;
@@ -194,7 +195,7 @@ fn work(options: &Options) -> Result<Work, Box<dyn Error>> {
             server: broker::relay(server, path, flags)?,
             beside: None,
         }),
-        Job::Tee(flags) => Ok(tee::work(
+        Job::Tee(flags) => Ok(input::work(
             server,
             path,
             flags,
