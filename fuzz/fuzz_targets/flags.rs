@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "only what makes one line is tried")]
 #[path = "../../src/logging.rs"]
 mod logging;
+#[expect(dead_code, reason = "what is done with them is not tried")]
 #[path = "../../src/options.rs"]
 mod options;
 #[path = "../../src/owner.rs"]
@@ -11,8 +12,12 @@ mod owner;
 #[expect(dead_code, reason = "what is done with them is not tried")]
 #[path = "../../src/relay.rs"]
 mod relay;
+#[expect(dead_code, reason = "what is done with them is not tried")]
 #[path = "../../src/run.rs"]
 mod run;
+#[expect(dead_code, reason = "what is done with them is not tried")]
+#[path = "../../src/tee.rs"]
+mod tee;
 
 use libfuzzer_sys::fuzz_target;
 use logging::OneLine;
