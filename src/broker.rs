@@ -1,23 +1,38 @@
 //! The clients of named topics: who reads, who publishes, and where all that is published passes.
 
+#[cfg(feature = "mqtt")]
+mod shared;
+
 use crate::{
+    Work,
     options::Mistake,
     relay::{Flags, SUBPROTOCOL},
     tokens::{Token, queried},
 };
 use percent_encoding::percent_decode_str;
 use std::{error::Error, fmt, path::PathBuf, rc::Rc};
-use whit::{CloseCode, Connection, Hub, Message, Policy, Request, Response, Server, Topic};
+use whit::{CloseCode, Config, Connection, Hub, Message, Policy, Request, Response, Server, Topic};
 
 /// As many as the log shows of a path.
 const MAX_NAME_BYTES: usize = 255;
 
 /// Has the server relay between the clients at `path`, which ends in `*`: in its place stand the topics' names.
-pub(crate) fn relay(server: Server, path: &str, flags: &Flags) -> Result<Server, Mistake> {
+pub(crate) fn work(
+    server: Server,
+    path: &str,
+    flags: &Flags,
+    #[cfg_attr(
+        not(feature = "mqtt"),
+        expect(unused_variables, reason = "it bounds what another broker may send")
+    )]
+    config: &Config,
+) -> Result<Work, Mistake> {
     let token = |flag, file: &Option<PathBuf>| {
         let token = file.as_ref().map(|file| Token::read(flag, file));
         token.transpose()
     };
+    #[cfg(feature = "mqtt")]
+    let (bridge, outbox) = flags.mqtt.bridge(config.max_message_bytes)?.unzip();
     let broker = Rc::new(Broker {
         hub: server.hub(),
         prefix: path.trim_end_matches('*').into(),
@@ -26,14 +41,22 @@ pub(crate) fn relay(server: Server, path: &str, flags: &Flags) -> Result<Server,
         max_topics: flags.max_topics,
         publish_token: token("--publish-token-file", &flags.publish_token_file)?,
         read_token: token("--read-token-file", &flags.read_token_file)?,
+        #[cfg(feature = "mqtt")]
+        share: outbox.map(shared::Share::new),
     });
     let guard = broker.clone();
-    Ok(server
+    let handled = broker.clone();
+    let server = server
         .guard(move |request| match guard.judge(request) {
             Ok(_) => Ok(()),
             Err(denial) => Err(denial.into()),
         })
-        .route(path, move |conn| broker.clone().attend(conn)))
+        .route(path, move |conn| handled.clone().attend(conn));
+    #[cfg(feature = "mqtt")]
+    let beside = bridge.map(|bridge| shared::beside(broker, bridge));
+    #[cfg(not(feature = "mqtt"))]
+    let beside = None;
+    Ok(Work { server, beside })
 }
 
 struct Broker {
@@ -45,6 +68,8 @@ struct Broker {
     max_topics: usize,
     publish_token: Option<Token>,
     read_token: Option<Token>,
+    #[cfg(feature = "mqtt")]
+    share: Option<shared::Share>,
 }
 
 /// What a client is let in for.
@@ -126,7 +151,12 @@ impl Broker {
             return refuse_messages(&conn, "publishing takes a token").await;
         }
         loop {
-            publish(&topic, conn.read().await?);
+            let message = conn.read().await?;
+            #[cfg(feature = "mqtt")]
+            if let Some(share) = &self.share {
+                share.send(&name, message.clone(), self.replay > 0);
+            }
+            publish(&topic, message);
         }
     }
 
@@ -166,31 +196,38 @@ fn right(token: Option<&Token>, request: &Request) -> Right {
     }
 }
 
+/// Whether topics may have this name, or one that begins so.
+fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() {
+        return Err("a topic has a name");
+    }
+    if name.len() > MAX_NAME_BYTES {
+        return Err("a name has 255 bytes at most");
+    }
+    // Brokers of MQTT take none with + or # (MQTT 3.1.1, 4.7.1).
+    if name.contains(['*', '+', '#']) {
+        return Err(
+            "a name has no *, + or #, but for /* at the end, which means all that begin so",
+        );
+    }
+    if name.contains(char::is_control) {
+        return Err("a name has no control characters");
+    }
+    Ok(())
+}
+
 impl Place {
     /// What stands in an address, percent-encoded.
     fn named(encoded: &str) -> Result<Self, &'static str> {
         let Ok(name) = percent_decode_str(encoded).decode_utf8() else {
             return Err("a name is UTF-8");
         };
-        if name.len() > MAX_NAME_BYTES {
-            return Err("a name has 255 bytes at most");
-        }
         let prefix = name.strip_suffix('*');
         let prefix = prefix.filter(|prefix| prefix.is_empty() || prefix.ends_with('/'));
-        let fixed = prefix.unwrap_or(&name);
-        // Brokers of MQTT take none with + or # (MQTT 3.1.1, 4.7.1).
-        if fixed.contains(['*', '+', '#']) {
-            return Err(
-                "a name has no *, + or #, but for /* at the end, which means all that begin so",
-            );
-        }
-        if fixed.contains(char::is_control) {
-            return Err("a name has no control characters");
-        }
         match prefix {
-            Some(prefix) => Ok(Self::Topics(prefix.into())),
-            None if name.is_empty() => Err("a topic has a name"),
-            None => Ok(Self::Topic(name.into())),
+            Some("") => Ok(Self::Topics(String::new())),
+            Some(prefix) => check_name(prefix).map(|()| Self::Topics(prefix.into())),
+            None => check_name(&name).map(|()| Self::Topic(name.into())),
         }
     }
 }

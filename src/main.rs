@@ -10,10 +10,6 @@ mod input;
 mod lines;
 mod logging;
 #[cfg(feature = "mqtt")]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "whoever shares topics joins it")
-)]
 mod mqtt;
 mod options;
 mod owner;
@@ -191,10 +187,7 @@ fn work(options: &Options) -> Result<Work, Box<dyn Error>> {
             server: server.route(path, echo),
             beside: None,
         }),
-        Job::Relay(flags) => Ok(Work {
-            server: broker::relay(server, path, flags)?,
-            beside: None,
-        }),
+        Job::Relay(flags) => Ok(broker::work(server, path, flags, &options.config)?),
         Job::Tee(flags) => Ok(input::work(
             server,
             path,

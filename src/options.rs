@@ -97,12 +97,12 @@ impl Job {
         }
     }
 
-    fn help(&self) -> &'static str {
+    fn help(&self) -> String {
         match self {
-            Self::Serve => HELP,
-            Self::Run(_) => run::HELP,
-            Self::Tee(_) => tee::HELP,
-            Self::Relay(_) => relay::HELP,
+            Self::Serve => HELP.into(),
+            Self::Run(_) => run::HELP.into(),
+            Self::Tee(_) => tee::HELP.into(),
+            Self::Relay(_) => relay::help(),
         }
     }
 
@@ -156,10 +156,8 @@ impl Job {
     fn check(&self, path: &str) -> Result<(), Mistake> {
         match self {
             Self::Run(flags) => flags.check(),
-            Self::Relay(_) if !path.ends_with("/*") => Err(Mistake(format!(
-                "--path {path}: the path of topics ends in /*, as /t/* does"
-            ))),
-            Self::Serve | Self::Tee(_) | Self::Relay(_) => Ok(()),
+            Self::Relay(flags) => flags.check(path),
+            Self::Serve | Self::Tee(_) => Ok(()),
         }
     }
 }
@@ -320,7 +318,7 @@ impl Options {
                 Long("config") => options.config_file = Some(args.value()?.into()),
                 Long("quiet") => options.log_level = log::LevelFilter::Warn,
                 Long("verbose") => options.log_level = log::LevelFilter::Debug,
-                Long("help") | Short('h') => return Ok(Some(options.job.help().into())),
+                Long("help") | Short('h') => return Ok(Some(options.job.help())),
                 Long("version") | Short('V') => {
                     return Ok(Some(
                         concat!("whit ", env!("CARGO_PKG_VERSION"), "\n").into(),

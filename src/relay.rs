@@ -1,11 +1,13 @@
 //! The flags of `whit relay`.
 
-use crate::options::{count, policy, value};
-use lexopt::{Parser, prelude::*};
+#[cfg(feature = "mqtt")]
+use crate::mqtt;
+use crate::options::{Mistake, count, policy, value};
+use lexopt::Parser;
 use std::path::PathBuf;
 use whit::Policy;
 
-pub(crate) const HELP: &str = "\
+const HELP: &str = "\
 Relays messages between clients, by topics: what a client of /t/NAME sends goes to all clients of /t/NAME.
 
 Usage: whit relay [OPTIONS]
@@ -32,6 +34,15 @@ subprotocol 'whit', in the subprotocol 'whit.token.TOKEN'. It may show both toke
 'whit --help' tells the options that all commands have.
 ";
 
+#[cfg(feature = "mqtt")]
+const MQTT_HELP: &str = mqtt::HELP;
+#[cfg(not(feature = "mqtt"))]
+const MQTT_HELP: &str = "";
+
+pub(crate) fn help() -> String {
+    [HELP, MQTT_HELP].concat()
+}
+
 /// The subprotocol that is agreed on with a client that shows a token in another: browsers go away where none is.
 pub(crate) const SUBPROTOCOL: &str = "whit";
 
@@ -43,6 +54,8 @@ pub(crate) struct Flags {
     pub(crate) max_topics: usize,
     pub(crate) publish_token_file: Option<PathBuf>,
     pub(crate) read_token_file: Option<PathBuf>,
+    #[cfg(feature = "mqtt")]
+    pub(crate) mqtt: mqtt::Flags,
 }
 
 impl Flags {
@@ -54,6 +67,8 @@ impl Flags {
             max_topics: 1024,
             publish_token_file: None,
             read_token_file: None,
+            #[cfg(feature = "mqtt")]
+            mqtt: mqtt::Flags::new(),
         }
     }
 
@@ -66,8 +81,30 @@ impl Flags {
             "max-topics" => self.max_topics = value(args, "--max-topics", at_least_one)?,
             "publish-token-file" => self.publish_token_file = Some(args.value()?.into()),
             "read-token-file" => self.read_token_file = Some(args.value()?.into()),
-            _ => return Err(Long(name).unexpected()),
+            #[cfg(feature = "mqtt")]
+            name => self.mqtt.take(name, args)?,
+            #[cfg(not(feature = "mqtt"))]
+            "mqtt" => {
+                return Err(
+                    "--mqtt: this whit is built without it: cargo install --path . --features mqtt"
+                        .into(),
+                );
+            }
+            #[cfg(not(feature = "mqtt"))]
+            name => return Err(lexopt::Arg::Long(name).unexpected()),
         }
+        Ok(())
+    }
+
+    /// All was taken.
+    pub(crate) fn check(&self, path: &str) -> Result<(), Mistake> {
+        if !path.ends_with("/*") {
+            return Err(Mistake(format!(
+                "--path {path}: the path of topics ends in /*, as /t/* does"
+            )));
+        }
+        #[cfg(feature = "mqtt")]
+        self.mqtt.check()?;
         Ok(())
     }
 

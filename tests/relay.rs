@@ -4,7 +4,11 @@
 mod support;
 
 use smol::{Async, future};
+#[cfg(feature = "mqtt")]
+use std::os::unix::ffi::OsStrExt;
 use std::{
+    ffi::OsStr,
+    fmt::Debug,
     fs,
     io::{BufRead, BufReader, Read},
     net::{SocketAddr, TcpStream},
@@ -525,15 +529,21 @@ fn a_mistake_in_its_flags_is_one_line() {
             format!("--publish-token-file {spaced}: a token is one line of "),
         ),
     ] {
-        let mut command = support::command(env!("CARGO_BIN_EXE_whit"));
-        let output = command.arg("relay").args(args).output().unwrap();
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
-        assert!(
-            text.starts_with(&format!("whit: {expected}")) && text.lines().count() == 1,
-            "{args:?}: {text}"
-        );
+        refuses(args, &expected);
     }
+}
+
+/// It ends at once, for this reason, and tells no secret.
+fn refuses(args: &[impl AsRef<OsStr> + Debug], expected: &str) {
+    let mut command = support::command(env!("CARGO_BIN_EXE_whit"));
+    let output = command.arg("relay").args(args).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
+    assert!(
+        text.starts_with(&format!("whit: {expected}")) && text.lines().count() == 1,
+        "{args:?}: {text}"
+    );
+    assert!(!text.contains("secret"), "{text}");
 }
 
 #[test]
@@ -546,4 +556,48 @@ fn a_token_that_every_user_can_read_is_warned_of() {
     let text = String::from_utf8(output.stderr).unwrap();
     let warning = format!("--read-token-file {}: every user", file.path());
     assert!(text.contains(&warning) && !text.contains("word"), "{text}");
+}
+
+#[cfg(feature = "mqtt")]
+#[test]
+fn a_mistake_about_the_broker_does_not_tell_the_password() {
+    let empty = TokenFile::new("\n");
+    let empty = empty.path();
+    let broker = ["--mqtt", "mqtt://me@localhost"];
+    for (args, expected) in [
+        (
+            &["--mqtt", "mqtt://me:secret@localhost:x"][..],
+            "--mqtt mqtt://...@localhost:x: a port is".to_owned(),
+        ),
+        (
+            &["--mqtt-prefix", "site"],
+            "--mqtt-prefix site: a prefix ends with /".into(),
+        ),
+        (
+            &["--mqtt-qos", "2"],
+            "--mqtt-qos 2: a quality of service is 0".into(),
+        ),
+        (
+            &["--mqtt-qos", "1"],
+            "--mqtt-qos: there is no broker without --mqtt".into(),
+        ),
+        (
+            &[broker[0], broker[1], "--mqtt-password-file", empty],
+            format!("--mqtt-password-file {empty}: a password has 1 to"),
+        ),
+    ] {
+        refuses(args, &expected);
+    }
+    let url = OsStr::from_bytes(b"mqtt://me:secret\xff@localhost");
+    refuses(&["--mqtt".as_ref(), url], "--mqtt: the URL is not UTF-8");
+}
+
+#[cfg(not(feature = "mqtt"))]
+#[test]
+fn a_build_without_mqtt_tells_how_to_get_one_with_it() {
+    let args = ["--mqtt", "mqtt://me:secret@localhost"];
+    refuses(
+        &args,
+        "--mqtt: this whit is built without it: cargo install ",
+    );
 }

@@ -6,11 +6,13 @@
 //! | file | its one job |
 //! |---|---|
 //! | `broker.rs` | the broker's URL, and the password |
+//! | `flags.rs` | the flags of `whit relay` for it |
 //! | `outbox.rs` | what is to be published: a bounded queue |
 //! | `packet.rs` | packets to bytes, and back |
 //! | `session.rs` | one connection to the broker |
 
 mod broker;
+mod flags;
 mod outbox;
 mod packet;
 mod session;
@@ -18,6 +20,7 @@ mod session;
 mod tests;
 
 pub(crate) use broker::Broker;
+pub(crate) use flags::{Flags, HELP};
 pub(crate) use mqtt_proto::QoS;
 pub(crate) use outbox::Outbox;
 
@@ -128,8 +131,8 @@ impl Bridge {
     }
 
     /// Connects to the broker, again whenever it is lost, and publishes what is in the outbox. What comes goes to `on_message`:
-    /// the topic's name without the prefix, the message, and whether the broker retains it, so that an empty one means that
-    /// nothing is retained any more. What is retained comes again with every connection. It never ends.
+    /// the topic's name without the prefix, the message, and whether it is what the broker retained before it was connected to, which comes
+    /// again with every connection. An empty one means that nothing is retained any more. It never ends.
     ///
     /// It waits in smol's reactor, which has a thread of its own, and is silent but for a ping a minute.
     ///

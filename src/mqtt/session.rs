@@ -237,7 +237,8 @@ impl Session<'_> {
             max_qos: QoS::Level1,
             // Its own clients have it already.
             no_local: true,
-            retain_as_published: true,
+            // What is marked as retained was there before: a value that comes twice is no repetition.
+            retain_as_published: false,
             retain_handling: RetainHandling::SendAtSubscribe,
         };
         self.answer(Subscribe::new(subscription_pid(), vec![(filter, options)]))

@@ -175,7 +175,7 @@ fn it_introduces_itself_and_asks_for_what_others_say() {
         let subscribe = client.subscribe().await;
         let (filter, options) = &subscribe.topics[0];
         assert_eq!((&**filter, subscribe.topics.len()), ("site1/#", 1));
-        assert!(options.no_local && options.retain_as_published);
+        assert!(options.no_local && !options.retain_as_published);
         assert_eq!(options.max_qos, QoS::Level1);
     });
 }
