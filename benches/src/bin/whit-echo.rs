@@ -2,8 +2,8 @@
 //!
 //! The limits are raised to what the cases need. No client is pinged, because no other server here pings.
 
-use std::{cell::RefCell, io, net::TcpListener, rc::Rc, time::Duration};
-use whit::{Closed, Config, Connection, Listener, Server};
+use std::{io, net::TcpListener, time::Duration};
+use whit::{Closed, Config, Connection, Listener, Policy, Server, Topic};
 
 async fn echo(conn: Connection) -> Result<(), Closed> {
     loop {
@@ -11,18 +11,14 @@ async fn echo(conn: Connection) -> Result<(), Closed> {
     }
 }
 
-type Fan = Rc<RefCell<Vec<Connection>>>;
-
-async fn subscribe(conn: Connection, fan: Fan) -> Result<(), Closed> {
-    fan.borrow_mut().push(conn.clone());
+async fn subscribe(conn: Connection, fan: Topic) -> Result<(), Closed> {
+    let _subscription = fan.subscribe(&conn, Policy::Close(64));
     Err(conn.closed().await)
 }
 
-async fn publish(conn: Connection, fan: Fan) -> Result<(), Closed> {
+async fn publish(conn: Connection, fan: Topic) -> Result<(), Closed> {
     loop {
-        let message = conn.read().await?;
-        fan.borrow_mut()
-            .retain(|subscriber| subscriber.try_write(message.clone()).is_ok());
+        fan.publish(conn.read().await?);
     }
 }
 
@@ -33,15 +29,13 @@ fn main() -> whit::Result<()> {
         .memory_budget_bytes(1024 * 1024 * 1024)
         .ping_interval(None)
         .heartbeat(whit_benches::heartbeat_seconds().map(Duration::from_secs_f64));
-    let fan = Fan::default();
-    let fan_of_publishers = fan.clone();
-    let server = Server::new()
-        .config(config)
+    let server = Server::new().config(config);
+    let fan = server.hub().topic("fan");
+    let published = fan.clone();
+    let server = server
         .route("/ws", echo)
         .route("/fan", move |conn| subscribe(conn, fan.clone()))
-        .route("/publish", move |conn| {
-            publish(conn, fan_of_publishers.clone())
-        });
+        .route("/publish", move |conn| publish(conn, published.clone()));
 
     let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let addr = listener.unwrap_or_else(|error: io::Error| whit_benches::fail(error));
