@@ -14,7 +14,7 @@ NUMBER = 100
 
 def client(url):
     # No proxy, whatever the environment says, and no pings but the server's.
-    return connect(url, proxy=None, ping_interval=None)
+    return connect(url, proxy=None, ping_interval=None, close_timeout=1)
 
 
 def check(fact, holds, seen=None):
@@ -83,10 +83,16 @@ async def plain(kind, port, *args, **streams):
     return await asyncio.create_subprocess_exec("stdbuf", "-oL", f"mosquitto_{kind}", *args, **streams)
 
 
-async def publish_plainly(port, text):
-    publisher = await plain("pub", port, "-t", "site/house", "-l", stdin=asyncio.subprocess.PIPE)
-    await publisher.communicate(text.encode())
-    check("mosquitto_pub publishes", publisher.returncode == 0, publisher.returncode)
+def end(process):
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
+async def publish_plainly(port, *texts):
+    for text in texts:
+        publisher = await plain("pub", port, "-t", "site/house", "-m", text)
+        status = await asyncio.wait_for(publisher.wait(), HANG_GUARD)
+        check("mosquitto_pub publishes", status == 0, status)
 
 
 async def publish(url, who):
@@ -103,7 +109,7 @@ async def collect(ws, last):
 
 
 async def all_well(a, b, port):
-    from_plain = [f"plain {number // 2}" for number in range(NUMBER // 2)]
+    from_plain = [f"plain {number // 2}" for number in range(NUMBER // 5)]
     expected = {"a": list(messages("a")), "b": list(messages("b")), "plain": from_plain}
     total = sum(map(len, expected.values()))
     async with contextlib.AsyncExitStack() as stack:
@@ -111,19 +117,20 @@ async def all_well(a, b, port):
         readers = [await stack.enter_async_context(client(url)) for url in urls]
         everything = await stack.enter_async_context(client(f"{b}/*"))
         # What an earlier run left is not what is counted.
-        await publish_plainly(port, "begin\n")
+        await publish_plainly(port, "begin")
         for ws in readers:
             await collect(ws, "begin")
         await collect(everything, "house\nbegin")
         hears = ["-t", "site/house", "-R", "-C", str(total + 1), "-F", "%x"]
         subscriber = await plain("sub", port, *hears, "-d", stdout=asyncio.subprocess.PIPE)
+        stack.callback(end, subscriber)
         while b"Subscribed" not in await asyncio.wait_for(subscriber.stdout.readline(), HANG_GUARD):
             pass
-        publishers = [publish(urls[0], "a"), publish(urls[2], "b"), publish_plainly(port, "\n".join(from_plain) + "\n")]
-        await asyncio.gather(*publishers)
+        publishers = [publish(urls[0], "a"), publish(urls[2], "b"), publish_plainly(port, *from_plain)]
+        await asyncio.wait_for(asyncio.gather(*publishers), HANG_GUARD)
         heard_all = [[await heard(ws) for _ in range(total)] for ws in readers]
         # All is there: what came twice would be before this.
-        await publish_plainly(port, "last\n")
+        await publish_plainly(port, "last")
         for ws, got in zip(readers, heard_all):
             rest = await collect(ws, "last")
             check("nothing comes twice", rest == [], rest)
