@@ -428,13 +428,17 @@ async def camera_with_a_slow_phone():
                     # Nobody waits for the slow one.
                     assert await fast.recv() == jpeg(number)
 
-                # It gets what was on its way, is told how many it missed, and then gets the newest.
-                got = []
-                while not got or got[-1] != jpeg(count - 1):
-                    got.append(await slow.recv())
-                on_its_way, told = got[:-2], got[-2]
-                assert on_its_way == [jpeg(number) for number in range(len(on_its_way))]
-                assert told == str(count - 1 - len(on_its_way)), (told, len(on_its_way))
+                # It gets what was on its way, is told how many it missed each time, and then gets the newest.
+                next_one, missed = 0, 0
+                while next_one < count:
+                    message = await slow.recv()
+                    if isinstance(message, str):
+                        missed += int(message)
+                        next_one += int(message)
+                    else:
+                        assert message == jpeg(next_one), next_one
+                        next_one += 1
+                assert missed > count // 2, missed
 
                 # The camera is off when no one looks, and on again for the next.
                 await asyncio.gather(slow.close(), fast.close())

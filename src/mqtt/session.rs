@@ -273,6 +273,10 @@ impl Session<'_> {
                 taken += len;
             }
             incoming.drain(..taken);
+            if !self.answers.borrow().is_empty() {
+                // A broker that always has more shall not keep the answers back.
+                future::yield_now().await;
+            }
             // What a long packet took is not kept.
             incoming.shrink_to(4 * READ_BYTES);
             // A broker that has always more to say leaves the others their turn.
@@ -317,8 +321,8 @@ impl Session<'_> {
             on_message(name, published.message(), published.retain);
         }
         if let Some(pid) = published.pid {
-            // A broker that never reads, and sends more than it may.
-            if self.answers.borrow().len() > usize::from(WINDOW) * 16 {
+            // A broker that never reads, and sends more than it may. What is read at once is answered at once, however much that is.
+            if self.answers.borrow().len() > 2 * READ_BYTES {
                 return Err(packet::malformed(
                     "more messages than it may send without an acknowledgement",
                 ));

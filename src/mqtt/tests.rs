@@ -231,6 +231,27 @@ fn what_others_publish_comes_in_and_is_acknowledged() {
 }
 
 #[test]
+fn a_broker_that_always_has_more_gets_its_acknowledgements() {
+    run(QoS::Level1, async |broker| {
+        const BURST: u16 = 5000;
+
+        let mut client = broker.connected().await;
+        let mut burst = Vec::new();
+        for pid in 1..=BURST {
+            let packet = publish("site1/a", b"20.5", Some(pid)).into();
+            burst.extend_from_slice(Packet::encode(&packet).unwrap().as_ref());
+        }
+        client.send_bytes(&burst).await;
+        for pid in 1..=BURST {
+            match client.packet().await {
+                Some(Packet::Puback(puback)) => assert_eq!(puback.pid.value(), pid),
+                other => panic!("{pid}: {other:?}"),
+            }
+        }
+    });
+}
+
+#[test]
 fn what_was_not_acknowledged_is_sent_again_marked_and_with_its_number() {
     run(QoS::Level1, async |broker| {
         let mut client = broker.connected().await;
