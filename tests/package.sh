@@ -116,44 +116,44 @@ same_flags() {
 # tell_flags [COMMAND]: those that its help tells.
 tell_flags() { "$unpacked/usr/bin/whit" "$@" --help | grep -oP '^ {2,6}(-\w, )?\K--[\w-]+'; }
 
-tell_flags | sort -u >"$temp/told"
-[ "$(wc -l <"$temp/told")" -gt 10 ] || fail "whit --help tells few flags"
-
-XDG_DATA_DIRS=$shares bash --norc -c '
-    . /usr/share/bash-completion/bash_completion
-    __load_completion whit
-    complete -p whit | grep -qw _whit
-    COMP_WORDS=(whit relay --) COMP_CWORD=2
-    _whit && printf "%s\n" "${COMPREPLY[@]}"
-' | same_flags "bash's completion"
-zsh --no-rcs -c '
-    fpath=($1 $fpath)
-    autoload -U compinit && compinit -u -d $2
-    [[ $_comps[whit] = _whit ]] || exit 1
-    # Tells what it is given, in place of completing it.
-    _arguments() { print -rl -- $@ }
-    words=(whit relay --)
-    _whit
-' - "$shares/zsh/vendor-completions" "$temp/zcompdump" | grep -oP '^(\*|\([^)]*\))?\K--[\w-]+' | same_flags "zsh's completion"
-# Completes only commands that are there.
-HOME=$temp PATH=$unpacked/usr/bin:$PATH XDG_DATA_DIRS=$shares fish --command "complete --do-complete 'whit --'" |
-    cut -f 1 | same_flags "fish's completion"
-grep -oP '^#?\K--[\w-]+' "$unpacked/etc/default/whit" | sort -u | comm -13 "$temp/told" - >"$temp/unknown"
-[ ! -s "$temp/unknown" ] || fail "/etc/default/whit has flags that there are not: $(<"$temp/unknown")"
-# Those of a command come on top.
-cp "$temp/told" "$temp/common"
-for job in run tee relay; do
-    { cat "$temp/common" && tell_flags "$job"; } | sort -u >"$temp/told"
-    sort -u -o "$temp/all" "$temp/told" $([ -e "$temp/all" ] && echo "$temp/all")
+# complete_SHELL [COMMAND]: what the shell is told for `whit COMMAND --`.
+complete_bash() {
     XDG_DATA_DIRS=$shares bash --norc -c '
-        . "$XDG_DATA_DIRS/bash-completion/completions/whit"
-        COMP_WORDS=(whit "$1" --) COMP_CWORD=2
+        . /usr/share/bash-completion/bash_completion
+        __load_completion whit
+        complete -p whit | grep -qw _whit || exit 1
+        COMP_WORDS=(whit "$@" --) COMP_CWORD=$(($# + 1))
         _whit && printf "%s\n" "${COMPREPLY[@]}"
-    ' - "$job" | grep -x -e '--.\+' | same_flags "bash's completion of whit $job"
-    HOME=$temp PATH=$unpacked/usr/bin:$PATH XDG_DATA_DIRS=$shares fish --command "complete --do-complete 'whit $job --'" |
-        cut -f 1 | same_flags "fish's completion of whit $job"
+    ' - "$@" | grep -x -e '--.\+'
+}
+complete_zsh() {
+    zsh --no-rcs -c '
+        fpath=($1 $fpath)
+        autoload -U compinit && compinit -u -d $2
+        [[ $_comps[whit] = _whit ]] || exit 1
+        # Tells what it is given, in place of completing it.
+        _arguments() { print -rl -- $@ }
+        words=(whit $@[3,-1] --)
+        _whit
+    ' - "$shares/zsh/vendor-completions" "$temp/zcompdump" "$@" | grep -oP '^(\*|\([^)]*\))?\K--[\w-]+'
+}
+complete_fish() {
+    # It completes only commands that are there.
+    HOME=$temp PATH=$unpacked/usr/bin:$PATH XDG_DATA_DIRS=$shares fish --command "complete --do-complete 'whit $* --'" | cut -f 1
+}
+
+# Those of a command come on top of those of all.
+for job in "" run tee relay; do
+    { tell_flags && tell_flags $job; } | sort -u >"$temp/told"
+    [ "$(wc -l <"$temp/told")" -gt 10 ] || fail "whit $job --help tells few flags"
+    cat "$temp/told" >>"$temp/all"
+    for shell in bash zsh fish; do
+        "complete_$shell" $job | same_flags "$shell's completion of whit $job"
+    done
 done
-mv "$temp/all" "$temp/told"
+sort -u -o "$temp/told" "$temp/all"
+grep -oP '^#?\K--[\w-]+' "$unpacked/etc/default/whit" | sort -u | comm -13 <(tell_flags | sort -u) - >"$temp/unknown"
+[ ! -s "$temp/unknown" ] || fail "/etc/default/whit has flags that there are not: $(<"$temp/unknown")"
 sed -n '/^OPTIONS/,/^SIGNALS/p' "$temp/man" | grep -oP '^ {7}(-\w, )?\K--[\w-]+' | same_flags "the man page"
 { sed -n '/^| flag |/,/^$/p' README.md | cut -d '|' -f 2 | grep -oP '`\K--[\w-]+'; printf -- '--help\n--version\n'; } |
     same_flags "the README's table"

@@ -128,7 +128,7 @@ impl<'a> Head<'a> {
         match self.values("origin")[..] {
             [] => true,
             [origin] => match (origin.split_once("://"), self.only("host")) {
-                (Some((scheme, _)), Some(host)) => {
+                (Some((scheme, _)), Some(host)) if !scheme.contains(':') => {
                     let same = with_port(origin) == with_port(&format!("{scheme}://{host}"));
                     same || also.is_some_and(|also| with_port(also) == with_port(origin))
                 }
