@@ -4,10 +4,10 @@
 mod shared;
 
 use crate::{
-    Work,
-    options::Mistake,
     relay::{Flags, SUBPROTOCOL},
     tokens::{Token, queried},
+    values::Mistake,
+    work::Work,
 };
 use percent_encoding::percent_decode_str;
 use std::{error::Error, fmt, path::PathBuf, rc::Rc};

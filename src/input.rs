@@ -1,8 +1,8 @@
 //! Standard input to every client, and what they send to standard output.
 
 use crate::{
-    Serving, Work,
     tee::{Cut, Flags},
+    work::{Serving, Work},
 };
 use async_channel::{Receiver, Sender, bounded};
 use futures_lite::future;

@@ -25,11 +25,13 @@ mod shared;
 mod stdio;
 mod tee;
 mod tokens;
+mod values;
+mod work;
 
 use futures_lite::future;
 use log::Level;
 use logging::say;
-use options::{DEFAULT_LISTEN, Invocation, Job, Mistake, Options};
+use options::{DEFAULT_LISTEN, Invocation, Job, Options};
 use owner::Owner;
 use std::{
     env,
@@ -37,10 +39,11 @@ use std::{
     ffi::OsString,
     io::{self, Write},
     os::unix::fs::lchown,
-    pin::Pin,
     process::ExitCode,
 };
+use values::Mistake;
 use whit::{Closed, Config, Connection, Listener, Response, Server};
+use work::{Serving, Work};
 #[cfg(target_os = "linux")]
 use {per_client::PerClient, shared::Shared, std::rc::Rc, stdio::Format};
 
@@ -165,16 +168,6 @@ fn listen_at(path: &str, options: &Options) -> whit::Result<Listener> {
         })?;
     }
     Ok(listener)
-}
-
-/// The server until it ends.
-type Serving = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error>>>>>;
-
-/// What a job is made of.
-struct Work {
-    server: Server,
-    /// Adds to the serving what the job does beside it, and after it.
-    beside: Option<Box<dyn FnOnce(Serving) -> Serving>>,
 }
 
 fn work(options: &Options) -> Result<Work, Box<dyn Error>> {

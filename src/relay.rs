@@ -2,7 +2,7 @@
 
 #[cfg(feature = "mqtt")]
 use crate::mqtt;
-use crate::options::{Mistake, count, policy, value};
+use crate::values::{Mistake, at_least_one, count, policy, value};
 use lexopt::Parser;
 use std::path::PathBuf;
 use whit::Policy;
@@ -77,8 +77,8 @@ impl Flags {
         match name {
             "replay" => self.replay = value(args, "--replay", count)?,
             "policy" => self.policy = value(args, "--policy", policy)?,
-            "capacity" => self.capacity = value(args, "--capacity", at_least_one)?,
-            "max-topics" => self.max_topics = value(args, "--max-topics", at_least_one)?,
+            "capacity" => self.capacity = value(args, "--capacity", at_least_one(count))?,
+            "max-topics" => self.max_topics = value(args, "--max-topics", at_least_one(count))?,
             "publish-token-file" => self.publish_token_file = Some(args.value()?.into()),
             "read-token-file" => self.read_token_file = Some(args.value()?.into()),
             #[cfg(feature = "mqtt")]
@@ -111,12 +111,5 @@ impl Flags {
     /// What becomes of slow readers.
     pub(crate) fn policy(&self) -> Policy {
         (self.policy)(self.capacity)
-    }
-}
-
-fn at_least_one(text: &str) -> Result<usize, &'static str> {
-    match count(text)? {
-        0 => Err("it is at least 1"),
-        count => Ok(count),
     }
 }

@@ -1,6 +1,6 @@
 //! The flags of `whit run`.
 
-use crate::options::{Mistake, count, time, value};
+use crate::values::{Mistake, at_least_one, count, time, value};
 use lexopt::{Parser, prelude::*};
 use std::{env, ffi::OsString, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 use whit::Config;
@@ -57,7 +57,7 @@ impl Flags {
             "shared" => self.shared = true,
             "grace" => self.grace = value(args, "--grace", grace)?,
             "max-processes" => {
-                self.max_processes = Some(value(args, "--max-processes", processes)?);
+                self.max_processes = Some(value(args, "--max-processes", at_least_one(count))?);
             }
             _ => return Err(Long(name).unexpected()),
         }
@@ -132,12 +132,5 @@ fn grace(text: &str) -> Result<Duration, &'static str> {
     match time(text)? {
         time if time > Duration::from_secs(3600) => Err("a process gets 1 h at most"),
         time => Ok(time),
-    }
-}
-
-fn processes(text: &str) -> Result<usize, &'static str> {
-    match count(text)? {
-        0 => Err("at least 1 process"),
-        count => Ok(count),
     }
 }

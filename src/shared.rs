@@ -1,10 +1,10 @@
 //! `whit run --shared`: one process for all clients, started again when it ends.
 
 use crate::{
-    Serving,
     process::{Process, Shown},
     run::Flags,
     stdio::{self, Format, Input, LineTooLong, Output, log_errors},
+    work::Serving,
 };
 use async_channel::{Receiver, Sender};
 use futures_lite::future;

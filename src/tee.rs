@@ -1,6 +1,6 @@
 //! The flags of `whit tee`.
 
-use crate::options::{at_least_one, count, policy, size, value};
+use crate::values::{at_least_one, count, policy, size, value};
 use lexopt::{Parser, prelude::*};
 use whit::Policy;
 

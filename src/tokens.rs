@@ -1,6 +1,6 @@
 //! Tokens: the words in files that clients have to show.
 
-use crate::options::{self, Mistake};
+use crate::values::{Mistake, read_file};
 use constant_time_eq::constant_time_eq;
 use percent_encoding::percent_decode_str;
 use std::{borrow::Cow, fs, os::unix::fs::PermissionsExt, path::Path};
@@ -16,7 +16,7 @@ impl Token {
     /// Reads the one in the file that `flag` names.
     pub(crate) fn read(flag: &str, file: &Path) -> Result<Self, Mistake> {
         let wrong = |what: &str| Mistake(format!("{flag} {}: {what}", file.display()));
-        let text = options::read(file).map_err(|error| wrong(&error.to_string()))?;
+        let text = read_file(file).map_err(|error| wrong(&error.to_string()))?;
         let token = text.strip_suffix('\n').unwrap_or(&text);
         let token = token.strip_suffix('\r').unwrap_or(token);
         if token.is_empty() {

@@ -170,7 +170,7 @@ fn a_mistake_is_one_line_that_names_it() {
         ),
         (
             &["run", "--max-processes", "0", "--", "cat"],
-            "whit: --max-processes 0: at least 1 process",
+            "whit: --max-processes 0: at least 1",
         ),
         (
             &["run", "--shared", "--max-processes", "2", "--", "cat"],

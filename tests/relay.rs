@@ -504,14 +504,8 @@ fn a_mistake_in_its_flags_is_one_line() {
             &["--policy", "wait"],
             "--policy wait: not one of drop-oldest, drop-newest, latest and close".into(),
         ),
-        (
-            &["--capacity", "0"],
-            "--capacity 0: it is at least 1".into(),
-        ),
-        (
-            &["--max-topics", "0"],
-            "--max-topics 0: it is at least 1".into(),
-        ),
+        (&["--capacity", "0"], "--capacity 0: at least 1".into()),
+        (&["--max-topics", "0"], "--max-topics 0: at least 1".into()),
         (
             &["--path", "/t"],
             "--path /t: the path of topics ends in /*".into(),

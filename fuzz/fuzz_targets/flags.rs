@@ -18,15 +18,18 @@ mod run;
 #[expect(dead_code, reason = "what is done with them is not tried")]
 #[path = "../../src/tee.rs"]
 mod tee;
+#[path = "../../src/values.rs"]
+mod values;
 
 use libfuzzer_sys::fuzz_target;
 use logging::OneLine;
-use options::{Invocation, Mistake, Options};
+use options::{Invocation, Options};
 use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt,
     time::Duration,
 };
+use values::Mistake;
 use whit::{Closed, Connection, Response, Server};
 
 fuzz_target!(|bytes: &[u8]| {

@@ -2,8 +2,8 @@
 
 use super::{Broker, check_name, publish};
 use crate::{
-    Serving,
     mqtt::{Bridge, Outbox},
+    work::Serving,
 };
 use futures_lite::future;
 use std::{cell::Cell, rc::Rc};

@@ -1,7 +1,7 @@
 //! The flags of a bridge.
 
 use super::{Bridge, Broker, Options, Outbox, QoS};
-use crate::options::{Mistake, value};
+use crate::values::{Mistake, value};
 use lexopt::{Parser, prelude::*};
 use std::path::PathBuf;
 
