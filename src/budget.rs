@@ -45,6 +45,8 @@ pub(crate) struct Budget {
     spare_bytes: Cell<usize>,
     /// What of it topics have.
     shared: Cell<usize>,
+    /// What of that they keep for those who come.
+    kept: Cell<usize>,
     keeps_spare: Cell<bool>,
     /// Tells of one.
     spared: Slot,
@@ -243,6 +245,26 @@ impl Budget {
     pub(crate) fn has_room_to_share(&self, bytes: usize) -> bool {
         let limit = self.limit.get();
         limit == 0 || self.shared.get() + bytes <= limit / 4
+    }
+
+    /// Whether topics may have so much more when nothing waits for anyone.
+    pub(crate) fn can_share(&self, bytes: usize) -> bool {
+        let limit = self.limit.get();
+        limit == 0 || self.kept.get() + bytes <= limit / 4
+    }
+
+    /// Whether topics may keep so much more: what waits shall have some room whatever is kept.
+    pub(crate) fn has_room_to_keep(&self, bytes: usize) -> bool {
+        let limit = self.limit.get();
+        limit == 0 || self.kept.get() + bytes <= limit / 16 * 3
+    }
+
+    pub(crate) fn add_kept(&self, bytes: usize) {
+        self.kept.set(self.kept.get() + bytes);
+    }
+
+    pub(crate) fn give_back_kept(&self, bytes: usize) {
+        self.kept.set(self.kept.get() - bytes);
     }
 
     fn add(&self, bytes: usize) {

@@ -52,6 +52,15 @@ impl Published {
         })
     }
 
+    /// It counts as kept, too.
+    pub(crate) fn begin_to_keep(&self) {
+        self.budget.add_kept(self.bytes);
+    }
+
+    pub(crate) fn end_to_keep(&self) {
+        self.budget.give_back_kept(self.bytes);
+    }
+
     /// What it takes.
     pub(crate) fn bytes(message: &Message, key: Option<&str>) -> usize {
         allocated(message) + size_of::<Self>() + key.map_or(0, str::len)
@@ -67,13 +76,15 @@ impl Drop for Published {
 /// A message on its way to the subscribers of a topic. What is made of it is made once for all, and not before the first needs it.
 pub(crate) struct Publishing<'a> {
     message: &'a Message,
-    key: Option<&'a str>,
+    pub(crate) key: Option<&'a str>,
     topic: &'a str,
     budget: &'a Rc<Budget>,
     shared: Option<Rc<Published>>,
     /// With the topic's name, for those who get more than one.
     named: Option<Message>,
     named_shared: Option<Rc<Published>>,
+    /// It is for one that comes, beside what may wait for it.
+    pub(crate) is_greeting: bool,
 }
 
 impl<'a> Publishing<'a> {
@@ -91,6 +102,22 @@ impl<'a> Publishing<'a> {
             shared: None,
             named: None,
             named_shared: None,
+            is_greeting: false,
+        }
+    }
+
+    /// What is kept, for one that comes.
+    pub(crate) fn greeting(published: &'a Rc<Published>, topic: &'a str) -> Self {
+        let Published {
+            message,
+            key,
+            budget,
+            ..
+        } = &**published;
+        Self {
+            shared: Some(published.clone()),
+            is_greeting: true,
+            ..Self::new(message, key.as_deref(), topic, budget)
         }
     }
 
@@ -122,6 +149,12 @@ impl<'a> Publishing<'a> {
             self.shared = Published::new(self.message.clone(), self.key, self.budget);
         }
         self.shared.clone()
+    }
+
+    /// Whether topics may keep it.
+    pub(crate) fn has_room_to_keep(&self) -> bool {
+        let bytes = Published::bytes(self.message, self.key);
+        self.budget.has_room_to_keep(bytes)
     }
 
     fn named(&mut self) -> &Message {
@@ -184,6 +217,11 @@ impl Subscriber {
         self.untold.set(self.untold.get() + count);
     }
 
+    /// Whether it is to be told something before the next message.
+    pub(crate) fn is_owed_a_notice(&self) -> bool {
+        self.untold.get() > 0 && self.notice.borrow().is_some()
+    }
+
     /// What it is to be told before the next message, if it missed some.
     fn take_notice(&self) -> Option<Message> {
         if self.untold.get() == 0 {
@@ -191,6 +229,11 @@ impl Subscriber {
         }
         let notice = self.notice.borrow();
         notice.as_ref().map(|notice| notice(self.untold.take()))
+    }
+
+    /// Whether so many wait for it.
+    fn is_full(&self, capacity: usize) -> bool {
+        self.waiting.get() >= capacity.max(1)
     }
 }
 
@@ -207,6 +250,22 @@ impl fmt::Debug for Subscriber {
 struct Item {
     published: Rc<Published>,
     subscriber: Rc<Subscriber>,
+    is_greeting: bool,
+}
+
+impl Item {
+    /// Whether it is one of those that wait for `subscriber` as far as its policy allows.
+    fn waits_for(&self, subscriber: &Rc<Subscriber>) -> bool {
+        !self.is_greeting && Rc::ptr_eq(&self.subscriber, subscriber)
+    }
+
+    /// It waits no more.
+    fn leave(&self) {
+        if !self.is_greeting {
+            let waiting = &self.subscriber.waiting;
+            waiting.set(waiting.get() - 1);
+        }
+    }
 }
 
 /// What waits for one connection, of all topics that it subscribes to, in order.
@@ -216,11 +275,17 @@ pub(crate) trait Feed {
     /// Has a message wait, as the subscriber's policy demands.
     fn push(&self, published: Rc<Published>, subscriber: &Rc<Subscriber>) -> Fed;
 
+    /// Has what greets the subscriber wait.
+    fn push_greeting(&self, published: Rc<Published>, subscriber: &Rc<Subscriber>);
+
     /// The next message for the connection.
     fn pop(&self) -> Option<Message>;
 
-    /// Lets go of all that waits. Tells how many these were.
+    /// Lets go of all that waits, with the connection. Tells how many these were.
     fn clear(&self) -> u64;
+
+    /// The same, which the subscribers miss.
+    fn starve(&self) -> u64;
 
     /// Whether it is of one that is to be closed rather than to miss something.
     fn may_miss_nothing(&self) -> bool;
@@ -266,6 +331,23 @@ impl Items {
         }
     }
 
+    fn add(&self, mut items: RefMut<'_, VecDeque<Item>>, item: Item) {
+        self.bytes.set(self.bytes.get() + item.published.bytes);
+        items.push_back(item);
+        let places = items.capacity() * size_of::<Item>();
+        drop(items);
+        self.charge.borrow_mut().set(places);
+    }
+
+    fn take_all(&self) -> VecDeque<Item> {
+        let mut items = self.items.borrow_mut();
+        let all = mem::take(&mut *items);
+        self.settle(items);
+        self.bytes.set(0);
+        all.iter().for_each(Item::leave);
+        all
+    }
+
     /// Keeps no place for more than a few messages, once there are none.
     fn settle(&self, mut items: RefMut<'_, VecDeque<Item>>) {
         const KEPT: usize = 8;
@@ -282,20 +364,20 @@ impl Items {
 impl Feed for Items {
     fn push(&self, published: Rc<Published>, subscriber: &Rc<Subscriber>) -> Fed {
         let mut items = self.items.borrow_mut();
-        let is_full = |capacity: usize| subscriber.waiting.get() >= capacity.max(1);
-        let is_its = |item: &Item| Rc::ptr_eq(&item.subscriber, subscriber);
         let replaced = match subscriber.policy {
-            Policy::Close(capacity) if is_full(capacity) => return Fed::TooSlow,
-            Policy::DropNewest(capacity) if is_full(capacity) => {
+            Policy::Close(capacity) if subscriber.is_full(capacity) => return Fed::TooSlow,
+            Policy::DropNewest(capacity) if subscriber.is_full(capacity) => {
                 subscriber.miss(1);
                 return Fed::Missed;
             }
-            Policy::DropOldest(capacity) if is_full(capacity) => {
-                let oldest = items.iter().position(is_its);
+            Policy::DropOldest(capacity) if subscriber.is_full(capacity) => {
+                let oldest = items.iter().position(|item| item.waits_for(subscriber));
                 oldest.and_then(|oldest| items.remove(oldest))
             }
             Policy::Latest => {
-                let same = |item: &&mut Item| is_its(item) && item.published.key == published.key;
+                let same = |item: &&mut Item| {
+                    item.waits_for(subscriber) && item.published.key == published.key
+                };
                 if let Some(item) = items.iter_mut().find(same) {
                     self.bytes
                         .set(self.bytes.get() + published.bytes - item.published.bytes);
@@ -307,53 +389,55 @@ impl Feed for Items {
             }
             _ => None,
         };
-        self.bytes.set(self.bytes.get() + published.bytes);
-        items.push_back(Item {
+        let item = Item {
             published,
             subscriber: subscriber.clone(),
-        });
-        let places = items.capacity() * size_of::<Item>();
-        drop(items);
-        self.charge.borrow_mut().set(places);
+            is_greeting: false,
+        };
+        self.add(items, item);
+        subscriber.waiting.set(subscriber.waiting.get() + 1);
         match replaced {
             Some(item) => {
+                item.leave();
                 self.bytes.set(self.bytes.get() - item.published.bytes);
                 subscriber.miss(1);
                 Fed::Missed
             }
-            None => {
-                subscriber.waiting.set(subscriber.waiting.get() + 1);
-                Fed::Waits
-            }
+            None => Fed::Waits,
         }
     }
 
+    fn push_greeting(&self, published: Rc<Published>, subscriber: &Rc<Subscriber>) {
+        let item = Item {
+            published,
+            subscriber: subscriber.clone(),
+            is_greeting: true,
+        };
+        self.add(self.items.borrow_mut(), item);
+    }
+
     fn pop(&self) -> Option<Message> {
-        let mut items = self.items.borrow_mut();
-        if let Some(notice) = items.front()?.subscriber.take_notice() {
+        // Not borrowed while the notice is made: that may cause a message.
+        let subscriber = self.items.borrow().front()?.subscriber.clone();
+        if let Some(notice) = subscriber.take_notice() {
             return Some(notice);
         }
+        let mut items = self.items.borrow_mut();
         let item = items.pop_front()?;
         self.settle(items);
-        item.subscriber
-            .waiting
-            .set(item.subscriber.waiting.get() - 1);
+        item.leave();
         self.bytes.set(self.bytes.get() - item.published.bytes);
         Some(item.published.message.clone())
     }
 
     fn clear(&self) -> u64 {
-        let mut items = self.items.borrow_mut();
-        let cleared = mem::take(&mut *items);
-        self.settle(items);
-        self.bytes.set(0);
-        for item in &cleared {
-            item.subscriber
-                .waiting
-                .set(item.subscriber.waiting.get() - 1);
-            item.subscriber.miss(1);
-        }
-        cleared.len() as u64
+        self.take_all().len() as u64
+    }
+
+    fn starve(&self) -> u64 {
+        let all = self.take_all();
+        all.iter().for_each(|item| item.subscriber.miss(1));
+        all.len() as u64
     }
 
     fn may_miss_nothing(&self) -> bool {

@@ -45,8 +45,9 @@ impl House {
         config: Config,
         routes: Routes,
         shutdown: Arc<Latch<()>>,
-        stats: StatsHandle,
+        links: Rc<Links>,
     ) -> Self {
+        let stats = links.stats().clone();
         let budget = stats.budget().clone();
         budget.set_limit(config.memory_budget_bytes);
         Self {
@@ -55,7 +56,7 @@ impl House {
             reloaded: Event::new(),
             routes,
             shutdown,
-            links: Rc::new(Links::counted_by(stats.clone())),
+            links,
             stats,
             seats: Seats::default(),
             scratch: Rc::default(),

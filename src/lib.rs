@@ -28,6 +28,7 @@ mod gate;
 mod handshake;
 mod heartbeat;
 mod house;
+mod kept;
 mod latch;
 mod link;
 mod listener;

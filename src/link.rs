@@ -246,7 +246,8 @@ impl Link {
             return;
         }
         let message = publishing.message(subscriber);
-        if self.fed() == 0 && self.send(message).is_ok() {
+        let is_next = self.fed() == 0 && !subscriber.is_owed_a_notice();
+        if is_next && self.send(message).is_ok() {
             return;
         }
         let feed = self.feed.get_or_init(|| {
@@ -254,6 +255,10 @@ impl Link {
             Box::new(Items::new(charge))
         });
         match publishing.share(subscriber) {
+            Some(published) if publishing.is_greeting => {
+                feed.push_greeting(published, subscriber);
+                self.gate.wake();
+            }
             Some(published) => match feed.push(published, subscriber) {
                 Fed::Waits => self.gate.wake(),
                 Fed::Missed => self.stats.count_missed(1),
@@ -273,7 +278,7 @@ impl Link {
         if feed.may_miss_nothing() {
             self.close_slow();
         }
-        self.stats.count_missed(feed.clear());
+        self.stats.count_missed(feed.starve());
     }
 
     fn close_slow(&self) {
@@ -472,11 +477,9 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    pub(crate) fn counted_by(stats: StatsHandle) -> Self {
-        Self {
-            stats,
-            ..Self::default()
-        }
+    /// What counts them.
+    pub(crate) fn stats(&self) -> &StatsHandle {
+        &self.stats
     }
 
     fn next_id(&self) -> u64 {
@@ -505,6 +508,13 @@ impl Links {
         while self.is_empty() {
             self.opened.listen().await;
         }
+    }
+
+    /// Those for which something of topics waits.
+    pub(crate) fn fed(&self) -> Vec<Rc<Link>> {
+        let open = self.open.borrow();
+        let links = open.iter().map(|(_, link)| link);
+        links.filter(|link| link.fed() > 0).cloned().collect()
     }
 
     pub(crate) fn for_each(&self, mut what: impl FnMut(&Link)) {

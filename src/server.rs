@@ -11,6 +11,7 @@ use crate::{
     heartbeat,
     house::{House, Seat},
     latch::Latch,
+    link::Links,
     listener::{Incoming, Listener},
     reactor::{self, block_on},
     request::{Peer, Request},
@@ -65,7 +66,7 @@ pub struct Server {
     signals: Heeded,
     #[cfg(all(feature = "systemd", target_os = "linux"))]
     notifies_systemd: bool,
-    stats: StatsHandle,
+    links: Rc<Links>,
     topics: Topics,
 }
 
@@ -179,15 +180,16 @@ impl Server {
     /// let server = server.page("/stats", move |_| Response::text(format!("{:#?}\n", stats.snapshot())));
     /// ```
     pub fn stats_handle(&self) -> StatsHandle {
-        self.stats.clone()
+        self.links.stats().clone()
     }
 
     /// The server's named topics, to send what one has to many. Only its own connections can subscribe to them.
     pub fn hub(&self) -> Hub {
         let Topics { hub, pump } = &self.topics;
         let hub = hub.get_or_init(|| {
-            let hub = Hub::new(self.stats.budget().clone());
-            pump.replace(Some(Box::pin(hub.clone().pump())));
+            let budget = self.links.stats().budget().clone();
+            let (hub, pumping) = Hub::new(budget, self.links.clone());
+            pump.replace(Some(Box::pin(pumping)));
             Box::new(hub)
         });
         match hub.downcast_ref::<Hub>() {
@@ -278,7 +280,7 @@ impl Server {
             self.config,
             self.routes,
             self.shutdown.0,
-            self.stats,
+            self.links,
         ));
         let executor = LocalExecutor::new();
         let serving = async {

@@ -4,7 +4,8 @@ use crate::{
     budget::Budget,
     connection::Connection,
     feed::{Notice, Policy, Published, Publishing, Subscriber},
-    link::Link,
+    kept::Kept,
+    link::{Link, Links},
     message::Message,
     turn::TASKS,
 };
@@ -12,8 +13,8 @@ use async_channel::{Receiver, Sender, TrySendError, bounded};
 use futures_lite::future;
 use slab::Slab;
 use std::{
-    cell::{Cell, RefCell},
-    collections::{BinaryHeap, VecDeque},
+    cell::RefCell,
+    collections::BinaryHeap,
     error::Error,
     fmt,
     rc::{Rc, Weak},
@@ -24,8 +25,9 @@ use std::{
 /// A cheap handle: clones are of the same hub. It is not `Send`; a [`Publisher`] is.
 ///
 /// What topics have, that waits for slow subscribers or is kept, is charged to
-/// [`memory_budget_bytes`](field@crate::Config::memory_budget_bytes), once for all who share it, and takes a quarter of it at most. Where
-/// there is no room the subscribers that hold the most lose what waits for them, as if they were slow.
+/// [`memory_budget_bytes`](field@crate::Config::memory_budget_bytes), once for all who share it, and takes a quarter of it at most: what is
+/// kept, three quarters of that. Where there is no room the connections that hold the most lose what waits for them, as if they were slow.
+/// What is on its way to a connection, 64 KiB or one longer message, is that connection's own.
 ///
 /// # Examples
 ///
@@ -51,14 +53,14 @@ pub struct Hub(Rc<Shared>);
 
 struct Shared {
     budget: Rc<Budget>,
+    links: Rc<Links>,
     /// By name, in order. A map is 10 KB of the program.
     topics: RefCell<Vec<Entry>>,
     /// Those who subscribe to more than one, with the beginning of the names.
     wide: RefCell<Slab<(Box<str>, Subscribed)>>,
     /// Topics of publishers, by the number that these have for them.
     published: RefCell<Vec<Topic>>,
-    sender: Sender<Order>,
-    receiver: Receiver<Order>,
+    orders: Sender<Order>,
 }
 
 struct Entry {
@@ -94,16 +96,22 @@ impl Hub {
     /// So many messages of publishers wait for the server's thread.
     const ORDERS: usize = 1024;
 
-    pub(crate) fn new(budget: Rc<Budget>) -> Self {
-        let (sender, receiver) = bounded(Self::ORDERS);
-        Self(Rc::new(Shared {
+    /// A hub, and what publishes for others on the server's thread while it is there.
+    pub(crate) fn new(
+        budget: Rc<Budget>,
+        links: Rc<Links>,
+    ) -> (Self, impl Future<Output = ()> + 'static) {
+        let (orders, published) = bounded(Self::ORDERS);
+        let hub = Self(Rc::new(Shared {
             budget,
+            links,
             topics: RefCell::default(),
             wide: RefCell::default(),
             published: RefCell::default(),
-            sender,
-            receiver,
-        }))
+            orders,
+        }));
+        let pump = hub.clone().pump(published);
+        (hub, pump)
     }
 
     /// The topic of this name. It is made for the first who asks, and is gone when nobody has a handle of it or subscribes to it and
@@ -117,7 +125,6 @@ impl Hub {
             hub: Rc::downgrade(&self.0),
             budget: self.0.budget.clone(),
             subscribers: RefCell::default(),
-            keep: Cell::new(0),
             kept: RefCell::default(),
         });
         let entry = Entry {
@@ -174,14 +181,14 @@ impl Hub {
     }
 
     /// Publishes what comes from publishers on other threads, for ever.
-    pub(crate) async fn pump(self) {
+    async fn pump(self, orders: Receiver<Order>) {
         /// Then the connections have their turn.
         const BATCH: usize = 256;
 
         loop {
             let mut most = 0;
             for _ in 0..BATCH {
-                let Ok(order) = self.0.receiver.recv().await else {
+                let Ok(order) = orders.recv().await else {
                     return future::pending().await;
                 };
                 let topic = self.0.published.borrow().get(order.topic).cloned();
@@ -200,25 +207,14 @@ fn place_of(topics: &[Entry], name: &str) -> Result<usize, usize> {
 }
 
 impl Shared {
-    /// Has those lose what waits for them that have the most, until there is room for so much more.
+    /// Has those lose what waits for them that have the most, until there is room for so much more, if there ever is.
     #[cold]
     fn make_room(&self, bytes: usize) {
-        let mut links: Vec<Rc<Link>> = Vec::new();
-        let mut add = |subscribed: &Subscribed| {
-            if subscribed.link.fed() > 0 {
-                links.push(subscribed.link.clone());
-            }
-        };
-        for entry in self.topics.borrow().iter() {
-            if let Some(inner) = entry.inner.upgrade() {
-                inner
-                    .subscribers
-                    .borrow()
-                    .iter()
-                    .for_each(|(_, one)| add(one));
-            }
+        if !self.budget.can_share(bytes) {
+            return;
         }
-        self.wide.borrow().iter().for_each(|(_, (_, one))| add(one));
+        // Also those that unsubscribed, or are closing.
+        let links = self.links.fed();
         // A sort takes 5 KB more of the program.
         let by_bytes = links.iter().enumerate();
         let mut by_bytes: BinaryHeap<_> = by_bytes
@@ -246,8 +242,8 @@ impl fmt::Debug for Hub {
 /// A cheap handle: clones are of the same topic. It is not `Send`; a [`Publisher`] is.
 ///
 /// Publishing never waits for a subscriber. One that takes what is there gets it at once, in one system call and without an allocation;
-/// what the others have not taken waits as far as their [`Policy`] allows. Pings, pongs and the Close never wait behind it, and what a handler
-/// writes to its connection itself goes first.
+/// what the others have not taken waits as far as their [`Policy`] allows. Pings and pongs never wait behind it, and what a handler writes to
+/// its connection itself goes first; the Close comes last.
 #[derive(Clone)]
 pub struct Topic(Rc<Inner>);
 
@@ -256,9 +252,7 @@ struct Inner {
     hub: Weak<Shared>,
     budget: Rc<Budget>,
     subscribers: RefCell<Slab<Subscribed>>,
-    /// So many are kept.
-    keep: Cell<usize>,
-    kept: RefCell<VecDeque<Rc<Published>>>,
+    kept: RefCell<Kept>,
 }
 
 impl Topic {
@@ -268,27 +262,26 @@ impl Topic {
     }
 
     /// Keeps the newest so many messages for those who subscribe later: 1 for a value that greets each newcomer, more for the last that
-    /// happened. None by default. Of messages with a [key](Self::publish_keyed) it keeps one for each key, however many these are. The hub keeps the topic while it
-    /// keeps something; [`forget`](Self::forget) ends that.
+    /// happened. None by default. Of messages with a [key](Self::publish_keyed) it keeps one for each key beside them, however many these are.
+    /// What greets a newcomer waits beside what its [`Policy`] allows. Where there is no room for more it keeps the newest that there is room
+    /// for.
+    ///
+    /// The hub keeps the topic while it keeps something; [`forget`](Self::forget) ends that.
     pub fn keep(&self, messages: usize) {
-        self.0.keep.set(messages);
-        let mut kept = self.0.kept.borrow_mut();
-        let surplus = kept.len().saturating_sub(messages);
-        drop(kept.drain(..surplus));
-        drop(kept);
+        self.0.kept.borrow_mut().set_most(messages);
         self.0.stay();
     }
 
     /// Lets go of what it keeps. It goes on to keep what comes.
     pub fn forget(&self) {
-        self.0.kept.take();
+        self.0.kept.borrow_mut().clear();
         self.0.stay();
     }
 
     /// The newest message that it keeps.
     pub fn retained(&self) -> Option<Message> {
         let kept = self.0.kept.borrow();
-        kept.back().map(|published| published.message.clone())
+        kept.newest().map(|published| published.message.clone())
     }
 
     /// Sends `message` to all subscribers. Tells how many there are.
@@ -354,7 +347,7 @@ impl Topic {
         });
         Publisher {
             topic,
-            sender: hub.sender.clone(),
+            sender: hub.orders.clone(),
         }
     }
 }
@@ -374,8 +367,8 @@ impl Inner {
             hub.make_room(bytes);
         }
         let mut publishing = Publishing::new(message, key, &self.name, &self.budget);
-        if self.keep.get() > 0 {
-            self.keep_one(key, &mut publishing);
+        if self.kept.borrow_mut().push(&mut publishing) {
+            self.stay();
         }
         let subscribers = self.subscribers.borrow();
         for (_, one) in subscribers.iter() {
@@ -393,28 +386,10 @@ impl Inner {
         count
     }
 
-    /// Keeps a message; nothing at all where there is no room, rather than what is not the newest any more.
-    fn keep_one(&self, key: Option<&str>, publishing: &mut Publishing<'_>) {
-        let mut kept = self.kept.borrow_mut();
-        let same = |published: &Rc<Published>| key.is_some() && published.key.as_deref() == key;
-        if let Some(place) = kept.iter().position(same) {
-            kept.remove(place);
-        } else if kept.len() >= self.keep.get() && key.is_none() {
-            kept.pop_front();
-        }
-        match publishing.share_plain() {
-            Some(published) => kept.push_back(published),
-            None => kept.clear(),
-        }
-        drop(kept);
-        self.stay();
-    }
-
     /// Sends what is kept to one that comes.
     fn greet(&self, link: &Link, subscriber: &Rc<Subscriber>) {
         for published in self.kept.borrow().iter() {
-            let key = published.key.as_deref();
-            let mut publishing = Publishing::new(&published.message, key, &self.name, &self.budget);
+            let mut publishing = Publishing::greeting(published, &self.name);
             link.take_published(&mut publishing, subscriber);
         }
     }
@@ -471,13 +446,14 @@ enum Place {
 }
 
 impl Subscription {
-    /// How many messages it has missed so far, as its [`Policy`] says. What was published since it began, less that, was sent,
+    /// How many messages it has missed so far, as its [`Policy`] says. What greeted it, and what was published since, less that, was sent,
     /// waits to be sent, or was lost with the connection.
     pub fn missed(&self) -> u64 {
         self.subscriber.missed()
     }
 
-    /// Tells the subscriber how many messages it missed, in a message of its own before the next one that it gets.
+    /// Tells the subscriber how many messages it missed, in a message of its own before the next one that it gets. What `notice` publishes
+    /// may be missed, too, and told of with another.
     pub fn tell_missed<M: Into<Message>>(self, notice: impl Fn(u64) -> M + 'static) -> Self {
         let notice: Notice = Box::new(move |missed| notice(missed).into());
         self.subscriber.set_notice(notice);
@@ -508,7 +484,8 @@ impl fmt::Debug for Subscription {
 
 /// Publishes to a [`Topic`] from any thread.
 ///
-/// It never waits. Some thousand messages of all publishers together may wait for the server's thread, and are not charged to its budget.
+/// It never waits. 1,024 messages of all publishers together may wait for the server's thread, and are not charged to its budget. It takes up
+/// to 256 of them before the subscribers have their turn: one that may have fewer wait misses some of such a burst, however fast it is.
 #[derive(Clone)]
 pub struct Publisher {
     topic: usize,

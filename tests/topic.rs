@@ -276,7 +276,9 @@ fn newcomers_are_greeted_with_what_is_kept() {
 
         topic.keep(1);
         let mut client = server.connect("/ws").await.unwrap();
-        assert_eq!(client.read().await.unwrap(), Message::from("a2"));
+        for text in ["three", "a2"] {
+            assert_eq!(client.read().await.unwrap(), Message::from(text));
+        }
         topic.forget();
         let mut client = server.connect("/ws").await.unwrap();
         subscribed(&topic, 3).await;
@@ -497,6 +499,234 @@ fn a_hub_outlives_its_server() {
     let topic = hub.topic("t");
     let publisher = topic.publisher();
     assert_eq!(topic.publish("to nobody"), 0);
-    // Nobody is there to take it any more, but it does no harm.
-    publisher.publish("to nobody").unwrap();
+    let error = publisher.publish("late").unwrap_err();
+    assert_eq!(error, PublishError::Ended(Message::from("late")));
+}
+
+/// A server at whose `/ws` each client that comes does what `begin` says, and stays.
+fn staying(
+    server: Server,
+    begin: impl Fn(&Connection) -> Subscription + Clone + 'static,
+) -> Server {
+    server.route("/ws", move |conn: Connection| {
+        let begin = begin.clone();
+        async move {
+            let _subscription = begin(&conn);
+            Err::<(), _>(conn.closed().await)
+        }
+    })
+}
+
+#[test]
+fn who_is_told_what_it_missed_may_cause_a_message() {
+    let server = Server::new();
+    let hub = server.hub();
+    let topic = hub.topic("t");
+    let subscribed_to = topic.clone();
+    let server = staying(server, move |conn| {
+        let complaints = hub.topic("complaints");
+        let heard = complaints.subscribe(conn, Policy::DropOldest(10));
+        subscribed_to
+            .subscribe(conn, Policy::DropOldest(3))
+            .tell_missed(move |missed| {
+                let _heard = &heard;
+                complaints.publish("someone is slow");
+                format!("missed {missed}")
+            })
+    });
+    testing::run(server, |server| async move {
+        let mut slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        subscribed(&topic, 1).await;
+        publish(&topic, 30).await;
+        while !slow.read_frame().await.1.starts_with(b"missed") {}
+        for i in 27..30 {
+            assert_eq!(number(slow.read_frame().await), i);
+        }
+        assert_eq!(slow.read_frame().await.1, b"someone is slow");
+    });
+}
+
+#[test]
+fn each_key_is_kept_and_so_many_without_one() {
+    let server = Server::new();
+    let topic = server.hub().topic("t");
+    topic.keep(2);
+    for key in ["a", "b", "c"] {
+        topic.publish_keyed(key, key);
+    }
+    for text in ["one", "two", "three"] {
+        topic.publish(text);
+    }
+    let subscribed_to = topic.clone();
+    let server = staying(server, move |conn| {
+        subscribed_to.subscribe(conn, Policy::DropOldest(10))
+    });
+    testing::run(server, |server| async move {
+        let mut client = server.connect("/ws").await.unwrap();
+        for text in ["a", "b", "c", "two", "three"] {
+            assert_eq!(client.read().await.unwrap(), Message::from(text));
+        }
+        topic.keep(1);
+        let mut client = server.connect("/ws").await.unwrap();
+        for text in ["a", "b", "c", "three"] {
+            assert_eq!(client.read().await.unwrap(), Message::from(text));
+        }
+    });
+}
+
+#[test]
+fn a_greeting_may_be_longer_than_what_may_wait() {
+    for policy in [
+        Policy::Close(1),
+        Policy::DropOldest(1),
+        Policy::DropNewest(1),
+        Policy::Latest,
+    ] {
+        let (server, topic, subscriptions) = server(Config::new(), policy);
+        topic.keep(300);
+        for i in 0..300 {
+            topic.publish(message(i));
+        }
+        testing::run(server, |server| async move {
+            let mut slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+            subscribed(&topic, 1).await;
+            topic.publish(message(300));
+            for i in 0..=300 {
+                assert_eq!(number(slow.read_frame().await), i, "{policy:?}");
+            }
+            assert_eq!(subscriptions.borrow()[0].missed(), 0);
+        });
+    }
+}
+
+#[test]
+fn a_greeting_is_not_charged_again() {
+    let (server, topic, _subscriptions) = server(Config::new(), Policy::DropOldest(100));
+    let stats = server.stats_handle();
+    topic.keep(20);
+    for _ in 0..20 {
+        topic.publish(vec![7; 20_000]);
+    }
+    testing::run(server, |server| async move {
+        let _slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        subscribed(&topic, 1).await;
+        let before = stats.snapshot().memory_used_bytes;
+        let mut more = Vec::new();
+        for _ in 0..10 {
+            more.push(Raw::open_holding(&server, "/ws", PIPE_BYTES).await);
+        }
+        subscribed(&topic, 11).await;
+        let each = (stats.snapshot().memory_used_bytes - before) / 10;
+        // What a connection takes, and the first message.
+        assert!(each < 40_000, "{each}");
+    });
+}
+
+#[test]
+fn a_topic_that_keeps_much_harms_no_one() {
+    let config = Config::new().memory_budget_bytes(1024 * 1024);
+    let (server, topic, subscriptions) = server(config, Policy::DropOldest(100));
+    topic.keep(1_000_000);
+    testing::run(server, |server| async move {
+        let mut fast = server.connect("/ws").await.unwrap();
+        subscribed(&topic, 1).await;
+        for _ in 0..300 {
+            // The second waits for its turn.
+            for i in 0..2 {
+                topic.publish(vec![i; 4000]);
+                assert!(topic.retained() == Some(Message::from(vec![i; 4000])));
+            }
+            for i in 0..2 {
+                assert!(fast.read().await == Ok(Message::from(vec![i; 4000])));
+            }
+        }
+        assert_eq!(subscriptions.borrow()[0].missed(), 0);
+    });
+}
+
+#[test]
+fn who_unsubscribed_or_closes_gives_way_to_others() {
+    const BUDGET: usize = 1024 * 1024;
+
+    let config = Config::new().memory_budget_bytes(BUDGET);
+    let (server, topic, subscriptions) = server(config, Policy::DropOldest(1000));
+    testing::run(server, |server| async move {
+        let _hoarder = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        subscribed(&topic, 1).await;
+        for _ in 0..55 {
+            topic.publish(vec![7; 4000]);
+        }
+        assert_eq!(subscriptions.borrow()[0].missed(), 0);
+        subscriptions.borrow_mut().clear();
+        let mut slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        subscribed(&topic, 1).await;
+        for _ in 0..50 {
+            topic.publish(vec![7; 4000]);
+        }
+        assert_eq!(subscriptions.borrow()[0].missed(), 0);
+        for _ in 0..50 {
+            assert_eq!(slow.read_frame().await.1.len(), 4000);
+        }
+    });
+}
+
+#[test]
+fn what_there_is_never_room_for_costs_no_one_else() {
+    const BUDGET: usize = 1024 * 1024;
+
+    let config = Config::new().memory_budget_bytes(BUDGET);
+    let (server, topic, subscriptions) = server(config, Policy::DropOldest(1000));
+    testing::run(server, |server| async move {
+        let _slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        subscribed(&topic, 1).await;
+        publish(&topic, 20).await;
+        topic.publish(vec![7; BUDGET / 4]);
+        assert_eq!(subscriptions.borrow()[0].missed(), 1);
+    });
+}
+
+#[test]
+fn who_has_nothing_waiting_is_told_what_it_missed_before_the_next() {
+    const BUDGET: usize = 1024 * 1024;
+
+    let config = Config::new().memory_budget_bytes(BUDGET);
+    let server = Server::new().config(config);
+    let topic = server.hub().topic("t");
+    let subscribed_to = topic.clone();
+    let server = staying(server, move |conn| {
+        subscribed_to
+            .subscribe(conn, Policy::DropOldest(1000))
+            .tell_missed(|missed| format!("missed {missed}"))
+    });
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        subscribed(&topic, 1).await;
+        topic.publish(vec![7; 1000]);
+        topic.publish(vec![7; BUDGET / 4]);
+        assert_eq!(stats.snapshot().messages_missed, 1);
+        assert_eq!(slow.read_frame().await.1.len(), 1000);
+        topic.publish("next");
+        assert_eq!(slow.read_frame().await.1, b"missed 1");
+        assert_eq!(slow.read_frame().await.1, b"next");
+    });
+}
+
+#[test]
+fn what_is_lost_with_a_connection_was_not_missed() {
+    let (server, topic, subscriptions) = server(Config::new(), Policy::DropOldest(1000));
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        subscribed(&topic, 1).await;
+        publish(&topic, 20).await;
+        drop(slow);
+        until(&stats, |stats| stats.open == 0).await;
+        let stats = stats.snapshot();
+        assert_eq!(stats.messages_sent + stats.messages_dropped, 20);
+        assert_eq!(
+            (stats.messages_missed, subscriptions.borrow()[0].missed()),
+            (0, 0)
+        );
+    });
 }
