@@ -730,3 +730,25 @@ fn what_is_lost_with_a_connection_was_not_missed() {
         );
     });
 }
+
+#[test]
+fn what_one_topic_keeps_leaves_room_for_what_another_has_wait() {
+    let config = Config::new().memory_budget_bytes(1024 * 1024);
+    let (server, topic, subscriptions) = server(config, Policy::DropOldest(100));
+    let full = server.hub().topic("full");
+    testing::run(server, |server| async move {
+        let mut fast = server.connect("/ws").await.unwrap();
+        subscribed(&topic, 1).await;
+        full.keep(1_000_000);
+        for _ in 0..300 {
+            full.publish(vec![7; 4000]);
+        }
+        // The second waits for its turn.
+        topic.publish(vec![1; 4000]);
+        topic.publish(vec![2; 4000]);
+        assert_eq!(subscriptions.borrow()[0].missed(), 0);
+        for byte in 1..3 {
+            assert!(fast.read().await == Ok(Message::from(vec![byte; 4000])));
+        }
+    });
+}
