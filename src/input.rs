@@ -6,14 +6,19 @@ use crate::{
 };
 use async_channel::{Receiver, Sender, bounded};
 use futures_lite::future;
+use smol::Timer;
 use std::{
     io::{self, Read, Write},
     mem, thread,
+    time::Duration,
 };
 use whit::{Closed, Connection, Message, Policy, Server, Topic};
 
 /// What is read at once. Its messages are on their way before more is read.
 const READ_BYTES: usize = 16 * 1024;
+
+/// So long standard output has to take what is left at the end.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) fn work(server: Server, path: &str, flags: &Flags, max_message_bytes: usize) -> Work {
     let topic = server.hub().topic("standard input");
@@ -48,7 +53,14 @@ pub(crate) fn work(server: Server, path: &str, flags: &Flags, max_message_bytes:
             };
             future::or(serving, teeing).await?;
             // Clients and their senders are gone: what they sent is on its way.
-            let _ = written.recv().await;
+            let waited = async {
+                Timer::after(WRITE_TIMEOUT).await;
+                log::warn!("standard output: nobody reads it: what clients sent last is lost");
+            };
+            let written = async {
+                let _ = written.recv().await;
+            };
+            future::or(written, waited).await;
             match input.try_recv() {
                 Ok(Err(error)) => Err(format!("standard input: {error}").into()),
                 _ => Ok(()),
@@ -164,12 +176,18 @@ fn read_lines(
 
 /// Cuts messages off a line that is longer than one, between two characters if it has such.
 fn cut_long(line: &mut Vec<u8>, max_bytes: usize, batch: &mut Vec<Message>) {
-    while line.len() > max_bytes {
-        let is_begun = |end: &usize| line[*end] & 0xC0 != 0x80;
+    let mut rest = &line[..];
+    while rest.len() > max_bytes {
+        let is_begun = |end: &usize| rest[*end] & 0xC0 != 0x80;
         let least = max_bytes.saturating_sub(3).max(1);
         let end = (least..=max_bytes).rev().find(is_begun);
-        let rest = line.split_off(end.unwrap_or(max_bytes));
-        batch.push(text(mem::replace(line, rest)));
+        let (message, others) = rest.split_at(end.unwrap_or(max_bytes));
+        // Copied, or each would keep the room of all.
+        batch.push(text(message.to_vec()));
+        rest = others;
+    }
+    if rest.len() < line.len() {
+        *line = rest.to_vec();
     }
 }
 
@@ -186,8 +204,8 @@ fn read_chunks(
     whole: bool,
     batches: &Sender<Vec<Message>>,
 ) -> io::Result<()> {
+    let mut chunk = vec![0; bytes];
     loop {
-        let mut chunk = vec![0; bytes];
         let mut count = read(input, &mut chunk)?;
         while whole && (1..bytes).contains(&count) {
             match read(input, &mut chunk[count..])? {
@@ -195,8 +213,9 @@ fn read_chunks(
                 more => count += more,
             }
         }
-        chunk.truncate(count);
-        if count == 0 || batches.send_blocking(vec![chunk.into()]).is_err() {
+        // Copied, or a short one would keep the room of a long one.
+        let message = chunk[..count].into();
+        if count == 0 || batches.send_blocking(vec![message]).is_err() {
             return Ok(());
         }
         if whole && count < bytes {

@@ -152,11 +152,12 @@ impl Job {
     }
 
     /// All was taken.
-    fn check(&self, path: &str) -> Result<(), Mistake> {
+    fn check(&self, path: &str, config: &Config) -> Result<(), Mistake> {
         match self {
             Self::Run(flags) => flags.check(),
             Self::Relay(flags) => flags.check(path),
-            Self::Serve | Self::Tee(_) => Ok(()),
+            Self::Tee(flags) => flags.check(config.max_message_bytes),
+            Self::Serve => Ok(()),
         }
     }
 }
@@ -191,7 +192,7 @@ impl Options {
             options.take_file(&file)?;
             options.take(Parser::from_args(args))?;
         }
-        options.job.check(options.path())?;
+        options.job.check(options.path(), &options.config)?;
         options.job.configure(&mut options.config);
         if let Some(heartbeat) = options.heartbeat {
             options.config.heartbeat = heartbeat;

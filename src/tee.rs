@@ -1,6 +1,6 @@
 //! The flags of `whit tee`.
 
-use crate::values::{at_least_one, count, policy, size, value};
+use crate::values::{Mistake, at_least_one, count, policy, size, value};
 use lexopt::{Parser, prelude::*};
 use whit::Policy;
 
@@ -12,7 +12,7 @@ Usage: COMMAND | whit tee [OPTIONS]
 
 Options:
       --binary             Send what is read as it comes, as binary messages
-      --chunk SIZE         Binary messages of this size
+      --chunk SIZE         Binary messages of this size, at most --max-message
       --length-prefixed    Binary messages with their lengths before them: 4 bytes each, the first the highest
       --retain             The newest message greets each newcomer
       --replay N           The newest N do
@@ -78,6 +78,16 @@ impl Flags {
         }
         self.cut = cut;
         Ok(())
+    }
+
+    /// All was taken.
+    pub(crate) fn check(&self, max_message_bytes: usize) -> Result<(), Mistake> {
+        match self.cut {
+            Cut::Chunks(bytes) if bytes > max_message_bytes => Err(Mistake(format!(
+                "--chunk: {bytes} bytes are more than --max-message, {max_message_bytes}"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// What becomes of slow clients.

@@ -305,3 +305,54 @@ fn slow_clients_miss_what_is_counted_and_the_others_nothing() {
         assert!(missed > 0);
     }
 }
+
+#[test]
+fn what_is_kept_takes_no_more_than_it_is_charged() {
+    let keeping = ["--replay", "1000000", "--memory", "2MiB"];
+    let mut tee = Tee::start(&[&keeping[..], &["--binary"]].concat());
+    let mut client = tee.connect();
+    let mut input = tee.input();
+    for byte in (0..=u8::MAX).cycle().take(5000) {
+        input.write_all(&[byte]).unwrap();
+        assert_eq!(client.next().1, [byte]);
+    }
+    let peak = tee.peak_kib();
+    assert!(peak < 12 * 1024, "{peak}");
+
+    let mut tee = Tee::start(&[&keeping[..], &["--max-message", "16"]].concat());
+    let mut client = tee.connect();
+    let mut input = tee.input();
+    let long = [&[b'x'; 100_000][..], b"\nend\n"].concat();
+    input.write_all(&long).unwrap();
+    while client.text() != "end" {}
+    let peak = tee.peak_kib();
+    assert!(peak < 12 * 1024, "{peak}");
+}
+
+#[test]
+fn a_chunk_is_no_longer_than_a_message() {
+    let mut command: Command = support::command(WHIT);
+    let output = command
+        .args(["tee", "--listen", "127.0.0.1:0", "--chunk", "65KiB"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    let rule = "whit: --chunk: 66560 bytes are more than --max-message, 65536 (";
+    assert!(log.starts_with(rule), "{log}");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn it_ends_though_nobody_reads_what_it_writes() {
+    let mut tee = Tee::start(&["--send-back"]);
+    let _unread = tee.child.stdout.take();
+    let mut client = tee.connect();
+    // A pipe takes 64 KiB.
+    client.send(&"x".repeat(60_000));
+    client.send(&"x".repeat(60_000));
+    drop(tee.input());
+    client.rest();
+    let (log, well) = tee.end();
+    assert!(well && log.contains("nobody reads it"), "{log}");
+}
