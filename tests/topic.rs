@@ -2,7 +2,10 @@
 
 mod support;
 
-use futures_lite::future::yield_now;
+use futures_lite::{
+    AsyncReadExt,
+    future::{self, yield_now},
+};
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, thread, time::Duration};
 use support::{PING, PONG, Raw, TEXT, frame, until};
 use whit::{
@@ -750,5 +753,77 @@ fn what_one_topic_keeps_leaves_room_for_what_another_has_wait() {
         for byte in 1..3 {
             assert!(fast.read().await == Ok(Message::from(vec![byte; 4000])));
         }
+    });
+}
+
+/// Whatever becomes of a message, for each who subscribes it is counted once.
+#[test]
+fn all_messages_are_accounted_for() {
+    const POLICIES: [Policy; 4] = [
+        Policy::DropOldest(7),
+        Policy::DropNewest(3),
+        Policy::Latest,
+        Policy::DropOldest(100_000),
+    ];
+
+    let config = Config::new().memory_budget_bytes(1024 * 1024);
+    let server = Server::new().config(config);
+    let (hub, stats) = (server.hub(), server.stats_handle());
+    let subscriptions = Subscriptions::default();
+    let (subscribed_to, made) = (hub.clone(), subscriptions.clone());
+    let server = server.route("/ws", move |conn: Connection| {
+        let (hub, subscriptions) = (subscribed_to.clone(), made.clone());
+        async move {
+            let count = subscriptions.borrow().len() / 2;
+            let policy = POLICIES[count % POLICIES.len()];
+            let one = hub
+                .topic(["a", "b"][count / 3 % 2])
+                .subscribe(&conn, policy);
+            let many = hub.subscribe("", &conn, policy);
+            subscriptions.borrow_mut().extend([one, many]);
+            Err::<(), _>(conn.closed().await)
+        }
+    });
+    testing::run(server, |server| async move {
+        let topics = ["a", "b", "c"].map(|name| hub.topic(name));
+        let mut clients = Vec::new();
+        for i in 0..24 {
+            clients.push(Raw::open_holding(&server, "/ws", PIPE_BYTES).await);
+            while subscriptions.borrow().len() < 2 * (i + 1) {
+                yield_now().await;
+            }
+        }
+        let mut published = 0;
+        let mut bytes = [0; 4096];
+        let mut state = 7_u32;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) as usize % below
+        };
+        for _ in 0..3000 {
+            let topic = &topics[random(3)];
+            let message = vec![7; 1 << random(13)];
+            published += match random(3) {
+                0 => topic.publish(message),
+                _ => topic.publish_keyed(&random(9).to_string(), message),
+            };
+            if random(3) == 0 {
+                topic.let_take().await;
+                // Some read sometimes, and others never.
+                let client = &mut clients[random(12)];
+                future::poll_once(client.stream.read(&mut bytes)).await;
+            }
+        }
+        let missed: u64 = subscriptions
+            .borrow()
+            .iter()
+            .map(Subscription::missed)
+            .sum();
+        assert_eq!(stats.snapshot().messages_missed, missed);
+        drop(clients);
+        until(&stats, |stats| stats.open == 0).await;
+        let stats = stats.snapshot();
+        let counted = stats.messages_sent + stats.messages_dropped + stats.messages_missed;
+        assert_eq!(counted, published as u64);
     });
 }
