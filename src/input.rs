@@ -135,7 +135,7 @@ fn write_on_a_thread(messages: Receiver<Message>) -> Receiver<()> {
             // It is for someone who looks at it now.
             if let Err(error) = result.and_then(|()| output.flush()) {
                 log::warn!("standard output: {error}");
-                messages.close();
+                return;
             }
         }
     });

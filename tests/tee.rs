@@ -11,7 +11,7 @@ use std::{
     thread,
     time::Duration,
 };
-use support::{CLOSE, TEXT, frame, handshake};
+use support::{CLOSE, PING, PONG, TEXT, frame, handshake};
 
 const WHIT: &str = env!("CARGO_BIN_EXE_whit");
 
@@ -355,4 +355,20 @@ fn it_ends_though_nobody_reads_what_it_writes() {
     client.rest();
     let (log, well) = tee.end();
     assert!(well && log.contains("nobody reads it"), "{log}");
+}
+
+#[test]
+fn that_nobody_reads_what_it_writes_is_told_once() {
+    let mut tee = Tee::start(&["--send-back"]);
+    drop(tee.child.stdout.take());
+    let mut client = tee.connect();
+    let messages = frame(TEXT, "hello").repeat(10);
+    client.0.get_ref().write_all(&messages).unwrap();
+    client.0.get_ref().write_all(&frame(PING, "")).unwrap();
+    assert_eq!(client.next().0, PONG);
+    drop(tee.input());
+    client.rest();
+    let (log, well) = tee.end();
+    assert!(well);
+    assert_eq!(log.matches("standard output: ").count(), 1, "{log}");
 }
