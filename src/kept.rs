@@ -1,7 +1,7 @@
 //! What a topic keeps for those who subscribe later.
 
 use crate::feed::{Published, Publishing};
-use std::{collections::VecDeque, rc::Rc};
+use std::{collections::VecDeque, mem, rc::Rc};
 
 /// The newest so many messages, and of those with a key the newest of each.
 #[derive(Default)]
@@ -23,8 +23,8 @@ impl Kept {
         }
     }
 
-    /// Keeps a message, if it keeps any, which it tells. What is older goes where there is no room for all: what is not the newest any more is not kept
-    /// instead.
+    /// Keeps a message, if it keeps any, which it tells. What is older goes where there is no room for all: what is not the newest any more
+    /// is not kept instead.
     pub(crate) fn push(&mut self, publishing: &mut Publishing<'_>) -> bool {
         if self.most == 0 {
             return false;
@@ -69,8 +69,9 @@ impl Kept {
     }
 
     pub(crate) fn clear(&mut self) {
-        while !self.is_empty() {
-            self.remove(0);
+        self.keyless = 0;
+        for published in mem::take(&mut self.messages) {
+            published.end_to_keep();
         }
     }
 
