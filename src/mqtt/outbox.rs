@@ -20,7 +20,7 @@ use whit::Message;
 /// So many messages wait for the broker, those included that it has not acknowledged. Then the oldest is dropped.
 pub(super) const MAX_MESSAGES: usize = 1024;
 
-/// And so many bytes, by [`Publication::cost`]. The newest message is kept even if it alone has more.
+/// And so many bytes, by [`Publication::cost`], but for two messages that may be longer: the newest, and the last that was sent.
 pub(super) const MAX_BYTES: usize = 1024 * 1024;
 
 /// So many connections may end with this message as the first that was not acknowledged. A broker that does not like what it
@@ -133,6 +133,12 @@ impl Publication {
 impl Lists {
     fn remove(&mut self, publication: &Publication) {
         self.bytes -= publication.cost();
+    }
+
+    /// Whether one more may be on its way: what is cannot be dropped.
+    fn may_send(&self, window: usize) -> bool {
+        let bytes: usize = self.in_flight.iter().map(Publication::cost).sum();
+        self.in_flight.len() < window && bytes < MAX_BYTES
     }
 
     fn is_over(&self) -> bool {
@@ -251,7 +257,7 @@ impl Queue {
     pub(super) fn take(&self, out: &mut Vec<u8>, limits: &Limits) {
         let lists = &mut *self.lists.borrow_mut();
         let acknowledged = limits.qos != QoS::Level0;
-        while out.len() < BATCH_BYTES && !(acknowledged && lists.in_flight.len() >= limits.window) {
+        while out.len() < BATCH_BYTES && (!acknowledged || lists.may_send(limits.window)) {
             let Some(mut publication) = lists.waiting.pop_front() else {
                 break;
             };
@@ -403,6 +409,31 @@ mod tests {
         assert_eq!(sent(&queue, &LIMITS), [(false, Some(2), "small".into())]);
         acknowledge(&queue, 2);
         assert!(is_empty(&queue));
+    }
+
+    #[test]
+    fn large_messages_that_are_not_acknowledged_are_bounded_too() {
+        let queue = queue("");
+        let limits = Limits {
+            window: 64,
+            max_packet_bytes: 2 * MAX_BYTES,
+            ..LIMITS
+        };
+        let payload = "x".repeat(MAX_BYTES / 2);
+        let mut sent = 0;
+        for _ in 0..10 {
+            queue.publish("a", payload.as_str().into(), false);
+            let mut out = Vec::new();
+            queue.take(&mut out, &limits);
+            sent += out.len() / payload.len();
+        }
+        assert_eq!(sent, 2);
+        assert_eq!(queue.lists.borrow().waiting.len(), 1);
+        assert_eq!(delivered_and_dropped(&queue), (0, 7));
+        acknowledge(&queue, 2);
+        let mut out = Vec::new();
+        queue.take(&mut out, &limits);
+        assert_eq!(out.len() / payload.len(), 1);
     }
 
     #[test]
