@@ -27,7 +27,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// The URL, without its user and password, and the rule.
+    /// The URL, without what may be a password, and the rule.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
         parse(url).map_err(|rule| format!("{}: {rule}", without_secrets(url)))
     }
@@ -163,12 +163,13 @@ fn hex_digit(byte: Option<u8>) -> Result<u8, &'static str> {
 }
 
 fn without_secrets(url: &str) -> String {
-    match url.rsplit_once('@') {
-        Some((secrets, place)) => match secrets.split_once("://") {
-            Some((scheme, _)) => format!("{scheme}://...@{place}"),
-            None => format!("...@{place}"),
-        },
-        None => url.into(),
+    let scheme = url.find("://").map_or(0, |end| end + "://".len());
+    let (scheme, rest) = url.split_at(scheme);
+    match (rest.rsplit_once('@'), rest.split_once(':')) {
+        (Some((_, place)), _) => format!("{scheme}...@{place}"),
+        // Where the host was forgotten a password stands in the port's place.
+        (None, Some((host, _))) => format!("{scheme}{host}:..."),
+        (None, None) => url.into(),
     }
 }
 
@@ -207,20 +208,24 @@ mod tests {
         for (url, expected) in [
             ("mqtts://broker", "mqtts://broker: there is no TLS"),
             ("tcp://broker", "tcp://broker: not a broker's URL"),
-            ("broker:1883", "broker:1883: not a broker's URL"),
+            ("broker:1883", "broker:...: not a broker's URL"),
             ("mqtt://", "mqtt://: there is no host"),
             ("mqtt://a b", "mqtt://a b: there is no host"),
             ("mqtt://u:secret@", "mqtt://...@: there is no host"),
             ("mqtts://u:secret@b", "mqtts://...@b: there is no TLS"),
             ("u:secret@b", "...@b: not a broker's URL"),
             ("mqtt://u:secret@b:0", "mqtt://...@b:0: a port is"),
-            ("mqtt://b:65536", "mqtt://b:65536: a port is"),
-            ("mqtt://::1", "mqtt://::1: there is no host"),
-            ("mqtt://fe80::1", "mqtt://fe80::1: a port is"),
-            ("mqtt://[::1", "mqtt://[::1: an IPv6 address"),
-            ("mqtt://[::1]x", "mqtt://[::1]x: a port is"),
+            ("mqtt://b:65536", "mqtt://b:...: a port is"),
+            ("mqtt://::1", "mqtt://:...: there is no host"),
+            ("mqtt://fe80::1", "mqtt://fe80:...: a port is"),
+            ("mqtt://[::1", "mqtt://[:...: an IPv6 address"),
+            ("mqtt://[::1]x", "mqtt://[:...: a port is"),
             ("mqtt://b/topic", "mqtt://b/topic: nothing comes behind"),
             ("mqtt://:secret@b", "mqtt://...@b: a user has a name"),
+            ("mqtt://u:secret", "mqtt://u:...: a port is"),
+            ("mqtt://u:secret/", "mqtt://u:...: a port is"),
+            ("mqtt:u:secret", "mqtt:...: not a broker's URL"),
+            ("u:secret", "u:...: not a broker's URL"),
             ("mqtt://u%00@b", "mqtt://...@b: a user has a name"),
             ("mqtt://%FF@b", "mqtt://...@b: the user is not UTF-8"),
             ("mqtt://u:%4@b", "mqtt://...@b: behind a %"),
