@@ -27,7 +27,7 @@ use whit::Message;
 /// A broker that is silent for so long is pinged, and notices as soon when it hears nothing.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
-/// For the broker to take the connection, and to answer a ping.
+/// For the broker to take the connection, and to answer the subscription, or a ping.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// So long the broker keeps what it has for this client when the connection is lost: some tries to connect again.
@@ -67,7 +67,7 @@ pub(super) async fn run(
         answers: RefCell::default(),
         heard: Cell::new(Instant::now()),
         said: Cell::new(Instant::now()),
-        pinged: Cell::new(None),
+        asked: Cell::new(Some(Instant::now())),
         answered: Event::new(),
         refused: Cell::new(false),
     };
@@ -216,8 +216,8 @@ struct Session<'a> {
     answers: RefCell<Vec<u8>>,
     heard: Cell<Instant>,
     said: Cell<Instant>,
-    /// Since when a ping is not answered.
-    pinged: Cell<Option<Instant>>,
+    /// Since when the subscription, or a ping, is not answered.
+    asked: Cell<Option<Instant>>,
     answered: Event,
     /// That the broker refuses messages was said.
     refused: Cell<bool>,
@@ -295,10 +295,7 @@ impl Session<'_> {
             Incoming::Published(published) => self.receive(&published, on_message)?,
             Incoming::Puback(puback) => self.acknowledge(&puback),
             Incoming::Suback(suback) => self.subscribed(&suback)?,
-            Incoming::Pingresp => {
-                self.pinged.set(None);
-                self.answered.notify(1);
-            }
+            Incoming::Pingresp => self.is_answered(),
             Incoming::Disconnect(disconnect) => {
                 let code = disconnect.reason_code;
                 let told = told(&disconnect.properties.reason_string);
@@ -309,6 +306,11 @@ impl Session<'_> {
             Incoming::Connack(_) => return Err(packet::malformed("a second CONNACK")),
         }
         Ok(())
+    }
+
+    fn is_answered(&self) {
+        self.asked.set(None);
+        self.answered.notify(1);
     }
 
     fn receive(
@@ -338,8 +340,10 @@ impl Session<'_> {
             code,
             PubackReasonCode::Success | PubackReasonCode::NoMatchingSubscribers
         );
-        let topic = self.queue.acknowledged(puback.pid, accepted);
-        if let (false, Some(topic)) = (accepted || self.refused.replace(!accepted), topic) {
+        let Some(topic) = self.queue.acknowledged(puback.pid, accepted) else {
+            return;
+        };
+        if !accepted && !self.refused.replace(true) {
             let told = told(&puback.properties.reason_string);
             log::warn!(
                 "mqtt: {} refuses messages, such as one on {topic}: {code:?}{told}",
@@ -350,7 +354,9 @@ impl Session<'_> {
 
     fn subscribed(&self, suback: &Suback) -> io::Result<()> {
         match suback.topics[..] {
+            _ if self.bridge.state.is_connected.get() => Err(packet::malformed("a second SUBACK")),
             [SubscribeReasonCode::GrantedQoS0 | SubscribeReasonCode::GrantedQoS1] => {
+                self.is_answered();
                 self.bridge.connected();
                 Ok(())
             }
@@ -366,13 +372,13 @@ impl Session<'_> {
         }
     }
 
-    /// Pings a broker that is silent, and gives up one that does not answer.
+    /// Pings a broker that is silent, and gives up one that does not answer that, or the subscription.
     async fn watch(&self) -> Outcome {
         let patience = PATIENCE.min(self.keep_alive);
         loop {
             let quiet_since = self.heard.get().min(self.said.get());
-            let due = match self.pinged.get() {
-                Some(pinged) => pinged + patience,
+            let due = match self.asked.get() {
+                Some(asked) => asked + patience,
                 None => quiet_since + self.keep_alive,
             };
             let now = Instant::now();
@@ -382,10 +388,10 @@ impl Session<'_> {
                     Timer::at(due).await;
                 };
                 future::or(due, answered).await;
-            } else if self.pinged.replace(Some(now)).is_some() {
+            } else if self.asked.replace(Some(now)).is_some() {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
-                    "it does not answer a ping",
+                    "it does not answer",
                 ));
             } else {
                 self.answer(Packet::Pingreq)?;

@@ -377,13 +377,12 @@ fn a_broker_that_stops_reading_is_heard_all_the_same_and_holds_no_more_than_the_
 #[test]
 fn a_broker_that_breaks_the_rules_is_left_and_tried_again() {
     run(QoS::Level1, async |broker| {
-        let unasked = Packet::from(Suback::new(Pid::default(), Vec::new()))
-            .encode()
-            .unwrap();
         for bytes in [
             &b"\x36\x05\0\x01a\0\0"[..],
             b"\x30\xff\xff\xff\xff\x01",
-            unasked.as_ref(),
+            // A second CONNACK, and a second SUBACK.
+            b"\x20\x03\0\0\0",
+            b"\x90\x04\0\x01\0\x01",
         ] {
             let mut client = broker.connected().await;
             client.send_bytes(bytes).await;
@@ -429,6 +428,22 @@ fn a_silent_broker_is_pinged_and_left_when_it_does_not_answer() {
         }
         assert_eq!(client.packet().await, Some(Packet::Pingreq));
         assert_eq!(client.packet().await, None);
+        broker.connected().await;
+    });
+}
+
+#[test]
+fn a_broker_that_does_not_answer_the_subscription_is_left() {
+    run(QoS::Level1, async |broker| {
+        broker.connack.properties.server_keep_alive = Some(1);
+        let mut client = broker.accept().await;
+        client.connect().await;
+        client.send(broker.connack.clone()).await;
+        client.subscribe().await;
+        while let Some(packet) = client.packet().await {
+            assert_eq!(packet, Packet::Pingreq);
+            client.send(Packet::Pingresp).await;
+        }
         broker.connected().await;
     });
 }
