@@ -100,9 +100,16 @@ done
 publish -t site/plain -m 8
 client reads "$a/plain" 8
 says "$a_log" 1 "are left out" || { cat "$a_log" >&2; fail "not one warning of topics that are left out"; }
-publish -t site/one -m 1 -r
-share --max-topics 1
-expect 10 says "$server_log" 1 "are left out, 1 so far: --max-topics 1 has room for no more"
+share --mqtt-prefix few/ --max-topics 1
+for _ in 1 2 3; do
+    publish -t few/a -m 1
+    publish -t few/b -m 1
+    publish -t few/a -n
+done
+publish -t few/a -m 2
+client reads "$topics/a" 2
+says "$server_log" 1 "are left out, 1 so far: --max-topics 1 has room for no more" || { cat "$server_log" >&2; fail "no warning"; }
+says "$server_log" 1 "are left out" || { cat "$server_log" >&2; fail "a warning for each that is left out"; }
 ok "topics that cannot be here are left out, with one warning"
 
 kill -STOP "$broker_pid"
