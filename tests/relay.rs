@@ -540,6 +540,25 @@ fn refuses(args: &[impl AsRef<OsStr> + Debug], expected: &str) {
     assert!(!text.contains("secret"), "{text}");
 }
 
+#[cfg(feature = "mqtt")]
+#[test]
+fn at_its_end_it_tells_how_many_messages_the_broker_did_not_get() {
+    // Nobody takes its connections.
+    let broker = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("mqtt://{}", broker.local_addr().unwrap());
+    let relay = Relay::start(&["--mqtt", &url]);
+    run(async {
+        let mut publisher = relay.connect("t").await;
+        for text in ["1", "2"] {
+            say(&mut publisher, text).await;
+            expect(&mut publisher, text).await;
+        }
+    });
+    let log = relay.end();
+    let told = "is left; 2 messages for it were dropped meanwhile\n";
+    assert!(log.contains(told), "{log}");
+}
+
 #[test]
 fn a_token_that_every_user_can_read_is_warned_of() {
     let file = TokenFile::new("word\n");

@@ -58,7 +58,9 @@ pub(super) fn beside(broker: Rc<Broker>, bridge: Bridge) -> Box<dyn FnOnce(Servi
                 bridge.run(receive).await;
                 future::pending().await
             };
-            future::or(serving, bridging).await
+            let ended = future::or(serving, bridging).await;
+            bridge.end();
+            ended
         })
     })
 }

@@ -53,7 +53,7 @@ pub(crate) struct Options {
     pub(crate) max_message_bytes: usize,
 }
 
-/// The side that talks to the broker; it ends when it is dropped.
+/// The side that talks to the broker.
 #[derive(Debug)]
 pub(crate) struct Bridge {
     broker: Broker,
@@ -140,11 +140,11 @@ impl Bridge {
     ///
     /// When it is dropped the broker notices, and forgets it after 2 minutes. What was not sent, or not acknowledged, stays in the
     /// outbox.
-    pub(crate) async fn run(self, mut on_message: impl FnMut(&str, Message, bool)) {
+    pub(crate) async fn run(&self, mut on_message: impl FnMut(&str, Message, bool)) {
         let mut attempt = 0;
         loop {
             let began = Instant::now();
-            let Err(reason) = session::run(&self, &mut on_message).await;
+            let Err(reason) = session::run(self, &mut on_message).await;
             self.outbox.0.is_lost();
             self.lost(&reason.to_string());
             if began.elapsed() > LONGEST_WAIT {
@@ -152,6 +152,15 @@ impl Bridge {
             }
             Timer::after(back_off(self.shortest_wait, attempt)).await;
             attempt += 1;
+        }
+    }
+
+    /// Drops what the broker does not have yet, and tells how many messages these are.
+    pub(crate) fn end(&self) {
+        self.outbox.0.clear();
+        let dropped = self.newly_dropped();
+        if !dropped.is_empty() {
+            log::warn!("mqtt: {} is left{dropped}", self.broker);
         }
     }
 

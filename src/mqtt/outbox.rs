@@ -301,6 +301,15 @@ impl Queue {
         Some(publication.topic)
     }
 
+    /// There is no connection, and will be none.
+    pub(super) fn clear(&self) {
+        let Lists {
+            waiting, in_flight, ..
+        } = self.lists.take();
+        let number = waiting.len() + in_flight.len();
+        self.drop_some(number as u64 + self.being_written.take());
+    }
+
     /// The connection is lost: what is not acknowledged is sent again first.
     pub(super) fn is_lost(&self) {
         self.drop_some(self.being_written.take());
