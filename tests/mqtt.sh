@@ -94,6 +94,12 @@ client reads "$topics/plain" 7
 client silent "$topics/kept"
 ok "an empty message has the broker retain nothing"
 
+share --replay 0
+client send "$topics/unkept" 1
+share
+client silent "$topics/unkept"
+ok "without --replay the broker retains nothing either"
+
 for topic in 'a*' 'b*' "$(printf '%0256d' 0)"; do
     publish -t "site/$topic" -m x
 done

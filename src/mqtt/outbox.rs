@@ -372,6 +372,12 @@ mod tests {
         queue.acknowledged(pid.try_into().unwrap(), true).unwrap();
     }
 
+    fn names_that_it_has(queue: &Rc<Queue>, names: &str) -> String {
+        let outbox = Outbox(queue.clone());
+        let names = names.chars();
+        names.filter(|name| outbox.has(&name.to_string())).collect()
+    }
+
     fn delivered_and_dropped(queue: &Queue) -> (u64, u64) {
         let counters = queue.counters.get();
         (counters.delivered, counters.dropped)
@@ -464,6 +470,17 @@ mod tests {
         assert_eq!(queue.acknowledged(3.try_into().unwrap(), true), None);
         assert_eq!(delivered_and_dropped(&queue), (3, 0));
         assert!(is_empty(&queue));
+    }
+
+    #[test]
+    fn what_waits_or_is_on_its_way_is_there() {
+        let queue = Rc::new(queue("site1/"));
+        for name in ["a", "b", "c"] {
+            queue.publish(name, "x".into(), false);
+        }
+        assert_eq!(sent(&queue, &LIMITS).len(), 2);
+        acknowledge(&queue, 2);
+        assert_eq!(names_that_it_has(&queue, "abcd"), "bc");
     }
 
     #[test]

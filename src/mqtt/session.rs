@@ -5,7 +5,6 @@ use super::{
     outbox::{Queue, subscription_pid},
     packet::{self, Incoming, Limits, Published},
 };
-use event_listener::Event;
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 use mqtt_proto::{
     QoS, TopicFilter,
@@ -28,7 +27,7 @@ use whit::Message;
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// For the broker to take the connection, and to answer the subscription, or a ping.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// So long the broker keeps what it has for this client when the connection is lost: some tries to connect again.
 const SESSION_SECONDS: u32 = 120;
@@ -68,7 +67,6 @@ pub(super) async fn run(
         heard: Cell::new(Instant::now()),
         said: Cell::new(Instant::now()),
         asked: Cell::new(Some(Instant::now())),
-        answered: Event::new(),
         refused: Cell::new(false),
     };
     session.subscribe()?;
@@ -218,7 +216,6 @@ struct Session<'a> {
     said: Cell<Instant>,
     /// Since when the subscription, or a ping, is not answered.
     asked: Cell<Option<Instant>>,
-    answered: Event,
     /// That the broker refuses messages was said.
     refused: Cell<bool>,
 }
@@ -273,13 +270,9 @@ impl Session<'_> {
                 taken += len;
             }
             incoming.drain(..taken);
-            if !self.answers.borrow().is_empty() {
-                // A broker that always has more shall not keep the answers back.
-                future::yield_now().await;
-            }
             // What a long packet took is not kept.
             incoming.shrink_to(4 * READ_BYTES);
-            // A broker that has always more to say leaves the others their turn.
+            // A broker that has always more to say leaves the answers, and the others, their turn.
             future::yield_now().await;
             read_more(&mut stream, &mut incoming).await?;
             self.heard.set(Instant::now());
@@ -295,7 +288,7 @@ impl Session<'_> {
             Incoming::Published(published) => self.receive(&published, on_message)?,
             Incoming::Puback(puback) => self.acknowledge(&puback),
             Incoming::Suback(suback) => self.subscribed(&suback)?,
-            Incoming::Pingresp => self.is_answered(),
+            Incoming::Pingresp => self.asked.set(None),
             Incoming::Disconnect(disconnect) => {
                 let code = disconnect.reason_code;
                 let told = told(&disconnect.properties.reason_string);
@@ -306,11 +299,6 @@ impl Session<'_> {
             Incoming::Connack(_) => return Err(packet::malformed("a second CONNACK")),
         }
         Ok(())
-    }
-
-    fn is_answered(&self) {
-        self.asked.set(None);
-        self.answered.notify(1);
     }
 
     fn receive(
@@ -356,7 +344,7 @@ impl Session<'_> {
         match suback.topics[..] {
             _ if self.bridge.state.is_connected.get() => Err(packet::malformed("a second SUBACK")),
             [SubscribeReasonCode::GrantedQoS0 | SubscribeReasonCode::GrantedQoS1] => {
-                self.is_answered();
+                self.asked.set(None);
                 self.bridge.connected();
                 Ok(())
             }
@@ -383,11 +371,7 @@ impl Session<'_> {
             };
             let now = Instant::now();
             if now < due {
-                let answered = self.answered.listen();
-                let due = async {
-                    Timer::at(due).await;
-                };
-                future::or(due, answered).await;
+                Timer::at(due).await;
             } else if self.asked.replace(Some(now)).is_some() {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,

@@ -168,6 +168,8 @@ fn it_introduces_itself_and_asks_for_what_others_say() {
         assert_eq!(connect.username.as_deref(), Some("me"));
         assert_eq!(connect.password.as_deref(), Some(&b"secret"[..]));
         assert_eq!((connect.client_id.len(), connect.keep_alive), (20, 60));
+        assert!(!connect.clean_start);
+        assert_eq!(connect.properties.session_expiry_interval, Some(120));
         assert_eq!(connect.properties.max_packet_size, Some((64 + 8) * 1024));
         assert_eq!(connect.properties.receive_max, Some(64));
         assert_eq!(connect.properties.topic_alias_max, None);
@@ -184,6 +186,8 @@ fn it_introduces_itself_and_asks_for_what_others_say() {
 fn what_is_published_goes_out_as_it_is() {
     run(QoS::Level1, async |broker| {
         broker.outbox.publish("early", "1".into(), true);
+        // None.
+        broker.connack.properties.server_keep_alive = Some(0);
         let mut client = broker.connected().await;
         let early = client.publish().await;
         assert_eq!(
@@ -197,7 +201,9 @@ fn what_is_published_goes_out_as_it_is() {
         assert!(!late.retain);
         assert_eq!(late.properties.payload_is_utf8, Some(false));
         client.acknowledge(&early).await;
-        client.acknowledge(&late).await;
+        let pid = late.qos_pid.pid().unwrap();
+        let unread = PubackReasonCode::NoMatchingSubscribers;
+        client.send(Puback::new(pid, unread)).await;
         broker
             .until_counted(|counters| counters.delivered == 2)
             .await;
@@ -422,13 +428,50 @@ fn a_silent_broker_is_pinged_and_left_when_it_does_not_answer() {
     run(QoS::Level1, async |broker| {
         broker.connack.properties.server_keep_alive = Some(1);
         let mut client = broker.connected().await;
+        let began = Instant::now();
         for _ in 0..2 {
             assert_eq!(client.packet().await, Some(Packet::Pingreq));
             client.send(Packet::Pingresp).await;
         }
         assert_eq!(client.packet().await, Some(Packet::Pingreq));
+        assert!(began.elapsed() > Duration::from_millis(2900));
         assert_eq!(client.packet().await, None);
+        assert!(began.elapsed() < session::PATIENCE);
         broker.connected().await;
+    });
+}
+
+#[test]
+fn a_broker_is_pinged_where_only_one_side_talks() {
+    run(QoS::Level0, async |broker| {
+        broker.connack.properties.server_keep_alive = Some(1);
+        for broker_talks in [true, false] {
+            let mut client = broker.connected().await;
+            let mut talker = client.stream.clone();
+            let talking = async {
+                loop {
+                    match broker_talks {
+                        true => talker.write_all(b"\x30\x04\0\x01a\0").await.unwrap(),
+                        false => broker.outbox.publish("a", "".into(), false),
+                    }
+                    Timer::after(Duration::from_millis(100)).await;
+                }
+            };
+            let pinged = async { while client.packet().await != Some(Packet::Pingreq) {} };
+            future::or(pinged, talking).await;
+        }
+    });
+}
+
+#[test]
+fn a_broker_that_goes_each_time_is_tried_less_and_less_often() {
+    run(QoS::Level1, async |broker| {
+        let began = Instant::now();
+        for _ in 0..12 {
+            broker.accept().await;
+        }
+        // 1 s on average. It is less than this once in 100,000 times.
+        assert!(began.elapsed() > Duration::from_millis(50));
     });
 }
 
@@ -471,6 +514,12 @@ fn a_broker_that_refuses_is_tried_again() {
             ))
             .await;
         client.until_gone().await;
+        let mut client = broker.accept().await;
+        client.connect().await;
+        let mut poor = broker.connack.clone();
+        poor.properties.wildcard_subscription_available = Some(false);
+        client.send(poor).await;
+        client.until_gone().await;
         broker.connected().await;
         assert_eq!(broker.outbox.counters().reconnects, 0);
     });
@@ -502,12 +551,12 @@ fn what_was_dropped_is_told_once() {
 #[test]
 fn waits_grow_to_half_a_minute() {
     for (attempt, most) in [(0, 0.5), (1, 1.0), (5, 16.0), (6, 30.0), (40, 30.0)] {
-        let longest = (0..1000)
-            .map(|_| back_off(SHORTEST_WAIT, attempt).as_secs_f64())
-            .fold(0.0, f64::max);
+        let waits = [(); 1000].map(|()| back_off(SHORTEST_WAIT, attempt).as_secs_f64());
+        let longest = waits.into_iter().fold(0.0, f64::max);
+        let shortest = waits.into_iter().fold(most, f64::min);
         assert!(
-            longest <= most && longest > most * 0.9,
-            "{attempt}: {longest}"
+            longest <= most && longest > most * 0.9 && shortest < most * 0.1,
+            "{attempt}: {shortest} to {longest}"
         );
     }
 }
