@@ -49,7 +49,7 @@ pub(crate) struct Options {
     pub(crate) prefix: String,
     /// Messages are published with this: `Level0` or `Level1`.
     pub(crate) qos: QoS,
-    /// The broker is told to send no longer message. One that is, at the broker, is not received.
+    /// The broker is told to send no packet that is longer by more than 8 KiB. A message that is, there, is not received.
     pub(crate) max_message_bytes: usize,
 }
 
@@ -69,7 +69,6 @@ pub(crate) struct Bridge {
 #[derive(Debug, Default)]
 struct State {
     is_connected: Cell<bool>,
-    was_connected: Cell<bool>,
     /// Why the broker is away.
     reason: RefCell<String>,
     /// How many messages had been dropped.
@@ -117,7 +116,7 @@ impl Bridge {
         let outbox = Outbox(Rc::new(Queue::new(options.prefix)));
         let bridge = Self {
             broker: options.broker,
-            qos: options.qos.min(QoS::Level1),
+            qos: options.qos,
             // Each its own: of two clients of one name the broker sends away the first.
             client_id: format!("whit{:016x}", fastrand::u64(..)),
             max_packet_bytes: options
@@ -169,9 +168,6 @@ impl Bridge {
         self.outbox.0.is_connected();
         state.is_connected.set(true);
         state.reason.take();
-        if state.was_connected.replace(true) {
-            self.outbox.0.count(|counters| counters.reconnects += 1);
-        }
         log::info!("mqtt: connected to {}{}", self.broker, self.newly_dropped());
     }
 

@@ -40,12 +40,8 @@ const BATCH_BYTES: usize = 16 * 1024;
 pub(crate) struct Counters {
     /// Messages that the broker acknowledged, or that were sent to it with QoS 0.
     pub(crate) delivered: u64,
-    /// Messages that came from it.
-    pub(crate) received: u64,
     /// Messages that it did not get, or refused: because it was away for too long, or too slow, or because of what they are.
     pub(crate) dropped: u64,
-    /// How often it was there again.
-    pub(crate) reconnects: u64,
 }
 
 /// A handle to publish with. It never waits, and is cheap to clone.
@@ -54,7 +50,7 @@ pub(crate) struct Outbox(pub(super) Rc<Queue>);
 
 impl Outbox {
     /// Publishes `message` on the broker's topic of this name. It waits for the broker in a queue of 1,024 messages and 1 MiB;
-    /// when that is full the oldest is dropped, and counted. So is a message whose topic's name [`check`](Self::check) refuses.
+    /// when that is full the oldest is dropped, and counted. So is a message whose topic's name it would not take.
     ///
     /// With `retain` the broker keeps it for those who subscribe later; an empty one makes it forget the one it has.
     pub(crate) fn publish(&self, name: &str, message: Message, retain: bool) {
@@ -182,25 +178,18 @@ impl Queue {
         format!("{}#", self.prefix)
     }
 
-    fn topic(&self, name: &str) -> Result<TopicName, &'static str> {
-        if name.is_empty() {
-            return Err("a topic has a name");
-        }
-        if name.len() + self.prefix.len() > MAX_STRING_BYTES {
-            return Err("a topic's name has at most 65535 bytes, the prefix included");
-        }
-        if name.contains(is_unfit) {
-            return Err("a topic's name has no +, no #, and no control characters");
-        }
+    /// The broker's topic, if it would take one of this name: those that begin with $ are its own.
+    fn topic(&self, name: &str) -> Option<TopicName> {
         let topic = format!("{}{name}", self.prefix);
-        if topic.starts_with('$') {
-            return Err("topics that begin with $ are the broker's own");
-        }
-        TopicName::try_from(topic.as_str()).map_err(|_| "not a topic's name")
+        let is_fit = !name.is_empty()
+            && topic.len() <= MAX_STRING_BYTES
+            && !name.contains(is_unfit)
+            && !topic.starts_with('$');
+        TopicName::try_from(topic.as_str()).ok().filter(|_| is_fit)
     }
 
     fn publish(&self, name: &str, message: Message, retain: bool) {
-        let Ok(topic) = self.topic(name) else {
+        let Some(topic) = self.topic(name) else {
             return self.drop_some(1);
         };
         let publication = Publication {
@@ -569,11 +558,11 @@ mod tests {
             "\u{fdd0}",
             &"x".repeat(65_530),
         ] {
-            assert!(queue.topic(name).is_err(), "{name:?}");
+            assert!(queue.topic(name).is_none(), "{name:?}");
             queue.publish(name, "x".into(), false);
         }
         assert_eq!(delivered_and_dropped(&queue), (0, 11));
-        assert!(Queue::new(String::new()).topic("$SYS/x").is_err());
+        assert!(Queue::new(String::new()).topic("$SYS/x").is_none());
         for (topic, name) in [
             ("site1/a", Some("a")),
             ("site1/", None),

@@ -307,7 +307,6 @@ impl Session<'_> {
         on_message: &mut impl FnMut(&str, Message, bool),
     ) -> io::Result<()> {
         if let Some(name) = self.queue.name(published.topic) {
-            self.queue.count(|counters| counters.received += 1);
             on_message(name, published.message(), published.retain);
         }
         if let Some(pid) = published.pid {

@@ -232,7 +232,6 @@ fn what_others_publish_comes_in_and_is_acknowledged() {
             ("b/c".into(), Message::from(vec![0xff]), false),
         ];
         assert_eq!(*broker.received.borrow(), expected);
-        assert_eq!(broker.outbox.counters().received, 2);
     });
 }
 
@@ -287,8 +286,7 @@ fn what_was_not_acknowledged_is_sent_again_marked_and_with_its_number() {
         broker
             .until_counted(|counters| counters.delivered == 4)
             .await;
-        let counters = broker.outbox.counters();
-        assert_eq!((counters.dropped, counters.reconnects), (0, 1));
+        assert_eq!(broker.outbox.counters().dropped, 0);
     });
 }
 
@@ -519,9 +517,8 @@ fn a_broker_that_refuses_is_tried_again() {
         let mut poor = broker.connack.clone();
         poor.properties.wildcard_subscription_available = Some(false);
         client.send(poor).await;
-        client.until_gone().await;
+        assert_eq!(client.packet().await, None);
         broker.connected().await;
-        assert_eq!(broker.outbox.counters().reconnects, 0);
     });
 }
 
