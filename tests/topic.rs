@@ -442,6 +442,26 @@ fn slow_subscribers_keep_within_the_budget_and_harm_no_one() {
 }
 
 #[test]
+fn what_is_kept_in_place_of_another_takes_no_room_from_the_slow() {
+    // A quarter of the budget has no room for two of these.
+    const KEPT_BYTES: usize = 160_000;
+
+    let config = Config::new().memory_budget_bytes(1024 * 1024);
+    let (server, topic, subscriptions) = server(config, Policy::DropOldest(100));
+    let kept = server.hub().topic("kept");
+    kept.keep(1);
+    testing::run(server, |server| async move {
+        kept.publish(vec![1; KEPT_BYTES]);
+        let _slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        subscribed(&topic, 1).await;
+        publish(&topic, 20).await;
+        kept.publish(vec![2; KEPT_BYTES]);
+        assert_eq!(kept.retained(), Some(vec![2; KEPT_BYTES].into()));
+        assert_eq!(subscriptions.borrow()[0].missed(), 0);
+    });
+}
+
+#[test]
 fn what_waits_for_many_is_charged_once() {
     let (server, topic, _subscriptions) = server(Config::new(), Policy::DropOldest(10));
     let stats = server.stats_handle();
