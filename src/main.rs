@@ -33,6 +33,10 @@ use log::Level;
 use logging::say;
 use options::{DEFAULT_LISTEN, Invocation, Job, Options};
 use owner::Owner;
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
+};
 use std::{
     env,
     error::Error,
@@ -40,6 +44,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::lchown,
     process::ExitCode,
+    sync::Arc,
 };
 use values::Mistake;
 use whit::{Closed, Config, Connection, Listener, Response, Server};
@@ -105,11 +110,12 @@ fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
             );
         }
         // Beside the connections: those that are turned away, the listeners, and what the reactor needs.
-        let needed = options.config.max_connections.saturating_add(100) as u64;
+        let connections = options.config.max_connections;
+        let files = connections.saturating_mul(options.job.files_per_connection());
+        let needed = files.saturating_add(100) as u64;
         if let Some(limit) = max_files.filter(|limit| *limit < needed) {
             log::warn!(
-                "the system lets it open {limit} files, too few for {} connections: see ulimit -n",
-                options.config.max_connections
+                "the system lets it open {limit} files, too few for {connections} connections: see ulimit -n"
             );
         }
         loop {
@@ -122,12 +128,27 @@ fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
         let started_with = options.clone();
         server = server.reload_on_hangup(move || reload(&started_with, &args));
     }
-    let serving: Serving = Box::pin(async { Ok(server.serve(listener).await?) });
+    let serving: Serving = Box::pin(async {
+        let served = server.serve(listener).await;
+        // It heeds no signals any more, and what the job does after it may take its time.
+        end_on_signals()?;
+        Ok(served?)
+    });
     let serving = match beside {
         Some(beside) => beside(serving),
         None => serving,
     };
     whit::block_on(future::or(serving, telling_and_trimming))?
+}
+
+/// Has the next SIGINT or SIGTERM end the process at once.
+fn end_on_signals() -> io::Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        // As shells count.
+        let status = 128 + signal;
+        flag::register_conditional_shutdown(signal, status, Arc::new(true.into()))?;
+    }
+    Ok(())
 }
 
 /// What the command line, and the file that it names, say now.
@@ -188,14 +209,15 @@ fn work(options: &Options) -> Result<Work, Box<dyn Error>> {
             options.config.max_message_bytes,
         )),
         #[cfg(target_os = "linux")]
-        Job::Run(flags) => Ok(run_processes(flags, options, server)),
+        Job::Run(flags) => Ok(run_processes(flags, options, server)?),
         #[cfg(not(target_os = "linux"))]
         Job::Run(_) => Err("run: it is there on Linux only".into()),
     }
 }
 
 #[cfg(target_os = "linux")]
-fn run_processes(flags: &run::Flags, options: &Options, server: Server) -> Work {
+fn run_processes(flags: &run::Flags, options: &Options, server: Server) -> io::Result<Work> {
+    process::keep_ended()?;
     let (flags, route) = (flags.clone(), options.path().to_owned());
     let format = match flags.binary {
         true => Format::Binary,
@@ -206,10 +228,10 @@ fn run_processes(flags: &run::Flags, options: &Options, server: Server) -> Work 
     if flags.shared {
         let shared = Shared::new(flags, format, &server.hub());
         let handled = shared.clone();
-        return Work {
+        return Ok(Work {
             server: server.route(&route, move |conn| handled.clone().handle(conn)),
             beside: Some(Box::new(|serving| Box::pin(shared.beside(serving)))),
-        };
+        });
     }
     let each = Rc::new(PerClient {
         flags,
@@ -217,10 +239,10 @@ fn run_processes(flags: &run::Flags, options: &Options, server: Server) -> Work 
         route,
     });
     let handled = each.clone();
-    Work {
+    Ok(Work {
         server: server.route(&each.route, move |conn| handled.clone().handle(conn)),
         beside: None,
-    }
+    })
 }
 
 /// A page to try the WebSocket at `path`.

@@ -133,6 +133,14 @@ impl Job {
         }
     }
 
+    /// How many files it has open for each connection.
+    pub(crate) fn files_per_connection(&self) -> usize {
+        match self {
+            Self::Run(flags) => flags.files_per_connection(),
+            Self::Serve | Self::Tee(_) | Self::Relay(_) => 1,
+        }
+    }
+
     /// Takes a flag that is none of those that all have.
     fn take_flag(&mut self, name: &str, args: &mut Parser) -> Result<(), lexopt::Error> {
         match self {

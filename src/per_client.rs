@@ -51,7 +51,7 @@ impl PerClient {
         };
         let logging = log_errors(pipes.errors, &process, &who);
         let (talked, ()) = future::zip(talking, logging).await;
-        let status = process.into_status();
+        let status = process.into_status().await;
         // Otherwise the connection was closed first.
         if talked.is_ok() {
             match status {

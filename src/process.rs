@@ -10,22 +10,30 @@ use futures_lite::{
 use rustix::{
     buffer::spare_capacity,
     fd::OwnedFd,
-    io::{Errno, ioctl_fionread, read, write},
-    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
+    io::{Errno, ioctl_fionread, read, retry_on_intr, writev},
+    process::{
+        Pid, PidfdFlags, Signal, WaitOptions, getpgid, kill_process, kill_process_group,
+        pidfd_open, waitpid,
+    },
 };
+use signal_hook::{consts::SIGCHLD, flag};
 use smol::{Async, Timer};
 use std::{
     cell::Cell,
     ffi::OsString,
-    fmt, io,
+    fmt,
+    io::{self, IoSlice},
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     task::{Context, Poll},
+    thread,
     time::Duration,
 };
 
 /// What systemd tells its own service, and nobody else.
-const OWN_VARIABLES: [&str; 6] = [
+const OWN_VARIABLES: [&str; 7] = [
+    "JOURNAL_STREAM",
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "LISTEN_PID",
@@ -33,6 +41,12 @@ const OWN_VARIABLES: [&str; 6] = [
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
 ];
+
+/// Has the system keep processes that have ended until they are reaped, even where whoever started this one wants none kept
+/// (`SIG_IGN`): how they ended would be lost, and their numbers could be others' while they are still signalled.
+pub(crate) fn keep_ended() -> io::Result<()> {
+    flag::register(SIGCHLD, Arc::default()).map(drop)
+}
 
 /// The three pipes to a process.
 pub(crate) struct Pipes {
@@ -126,9 +140,17 @@ impl Process {
         future::or(self.ended(), late).await;
     }
 
-    /// How it ended. If it has not, it is killed.
-    pub(crate) fn into_status(mut self) -> io::Result<ExitStatus> {
-        self.group.reap()
+    /// How it ended. All of its group is killed that is still there.
+    pub(crate) async fn into_status(mut self) -> io::Result<ExitStatus> {
+        /// Between two looks, while a debugger is to know it first.
+        const PAUSE: Duration = Duration::from_millis(10);
+
+        loop {
+            if let Some(status) = self.group.reap()? {
+                return Ok(status);
+            }
+            Timer::after(PAUSE).await;
+        }
     }
 }
 
@@ -145,22 +167,32 @@ impl Group {
 
     /// As long as the leader is not reaped nobody else can have its number.
     fn signal(&self, signal: Signal) {
-        // Fails where all are gone.
-        let _ = kill_process_group(self.id(), signal);
+        let id = self.id();
+        // They fail where all are gone, or are somebody else's.
+        let _ = kill_process_group(id, signal);
+        // It can go over to the group that it was started from.
+        if getpgid(Some(id)) != Ok(id) {
+            let _ = kill_process(id, signal);
+        }
     }
 
-    fn reap(&mut self) -> io::Result<ExitStatus> {
-        if !self.is_reaped {
-            self.signal(Signal::KILL);
-            self.is_reaped = true;
-        }
-        self.leader.wait()
+    /// Kills all that are there, and tells how the leader ended, if it has.
+    fn reap(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.signal(Signal::KILL);
+        let status = self.leader.try_wait();
+        self.is_reaped = !matches!(status, Ok(None));
+        status
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let _ = self.reap();
+        if !self.is_reaped && matches!(self.reap(), Ok(None)) {
+            // It takes its time to die, and what `sudo` runs cannot be killed: the server does not wait for it.
+            let id = self.id();
+            let waiting = move || retry_on_intr(|| waitpid(Some(id), WaitOptions::empty()));
+            let _ = thread::Builder::new().spawn(waiting);
+        }
     }
 }
 
@@ -168,12 +200,14 @@ impl Drop for Group {
 pub(crate) struct Inlet(Async<OwnedFd>);
 
 impl Inlet {
-    /// Writes all of it, waiting while the pipe is full.
-    pub(crate) async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
+    /// Writes all of the parts, waiting while the pipe is full.
+    pub(crate) async fn write(&self, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         poll_fn(|cx| {
-            while !bytes.is_empty() {
-                match write(&self.0, bytes) {
-                    Ok(count) => bytes = &bytes[count..],
+            // What is empty is done.
+            IoSlice::advance_slices(&mut parts, 0);
+            while !parts.is_empty() {
+                match writev(&self.0, parts) {
+                    Ok(count) => IoSlice::advance_slices(&mut parts, count),
                     Err(Errno::INTR) => {}
                     Err(Errno::WOULDBLOCK) => ready!(self.0.poll_writable(cx))?,
                     Err(error) => return Poll::Ready(Err(error.into())),

@@ -107,6 +107,11 @@ impl Flags {
         config.drain_timeout = config.drain_timeout.max(config.close_timeout + MARGIN);
     }
 
+    /// How many files a connection is: its socket, and for its process three pipes and a pidfd.
+    pub(crate) fn files_per_connection(&self) -> usize {
+        if self.shared { 1 } else { 5 }
+    }
+
     /// The program, as the log names it.
     pub(crate) fn program(&self) -> String {
         let program = self.command.first().map(Path::new);
@@ -124,7 +129,8 @@ fn is_program(program: &Path) -> bool {
     if program.components().count() > 1 || program.is_absolute() {
         return may_run(program);
     }
-    let path = env::var_os("PATH").unwrap_or_default();
+    // Where it is not set glibc looks there.
+    let path = env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
     env::split_paths(&path).any(|directory| may_run(&directory.join(program)))
 }
 

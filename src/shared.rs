@@ -7,11 +7,17 @@ use crate::{
     work::Serving,
 };
 use async_channel::{Receiver, Sender};
-use futures_lite::future;
+use event_listener::{Event, EventListener, Listener};
+use futures_lite::{
+    future::{self, poll_fn},
+    ready,
+};
 use smol::Timer;
 use std::{
     error::Error,
+    pin::{Pin, pin},
     rc::Rc,
+    task::Poll,
     time::{Duration, Instant},
 };
 use whit::{Closed, Connection, Hub, Message, Policy, Topic};
@@ -29,9 +35,11 @@ pub(crate) struct Shared {
     format: Format,
     /// What the process writes.
     output: Topic,
-    /// What clients send, which wait while the process does not take it.
+    /// What clients send: one message, until the process takes it.
     to_process: Sender<Message>,
     from_clients: Receiver<Message>,
+    /// There may be room for the next.
+    room: Event,
 }
 
 impl Shared {
@@ -43,19 +51,34 @@ impl Shared {
             output: hub.topic("standard output"),
             to_process,
             from_clients,
+            room: Event::new(),
         })
     }
 
     pub(crate) async fn handle(self: Rc<Self>, conn: Connection) -> Result<(), Closed> {
         let _subscription = self.output.subscribe(&conn, Policy::DropOldest(WAITING));
         loop {
-            let message = stdio::read(&conn, self.format).await?;
-            let sending = async {
-                let _ = self.to_process.send(message).await;
-                Ok(())
-            };
-            future::or(sending, async { Err(conn.closed().await) }).await?;
+            future::or(self.take(&conn), async { Err(conn.closed().await) }).await?;
         }
+    }
+
+    /// Takes a client's next message once there is room for it: until then it is charged to the client.
+    async fn take(&self, conn: &Connection) -> Result<(), Closed> {
+        let mut reading = pin!(stdio::read(conn, self.format));
+        let mut room: Option<EventListener> = None;
+        poll_fn(|cx| {
+            while self.to_process.is_full() {
+                ready!(Pin::new(room.get_or_insert_with(|| self.room.listen())).poll(cx));
+                room = None;
+            }
+            // Dropped, it hands on to another client the news that nothing was made of here.
+            let room = room.take();
+            let message = ready!(reading.as_mut().poll(cx))?;
+            room.map(EventListener::discard);
+            let _ = self.to_process.try_send(message);
+            Poll::Ready(Ok(()))
+        })
+        .await
     }
 
     /// Serves, and keeps the process running until that is over.
@@ -119,7 +142,7 @@ impl Shared {
         };
         let logging = log_errors(pipes.errors, &process, &who);
         let (talked, ()) = future::zip(talking, logging).await;
-        match (talked, process.into_status()) {
+        match (talked, process.into_status().await) {
             (Err(LineTooLong), _) => "it wrote a line that is too long".into(),
             (Ok(()), Ok(status)) => Shown(status).to_string(),
             (Ok(()), Err(error)) => error.to_string(),
@@ -129,7 +152,10 @@ impl Shared {
     async fn feed<T>(&self, input: Input) -> T {
         loop {
             match self.from_clients.recv().await {
-                Ok(message) => input.write(&message).await,
+                Ok(message) => {
+                    self.room.notify(1);
+                    input.write(&message).await;
+                }
                 Err(_) => future::pending().await,
             }
         }

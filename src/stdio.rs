@@ -5,6 +5,7 @@ use crate::{
     process::{Inlet, Outlet, Process},
 };
 use futures_lite::future;
+use std::io::IoSlice;
 use whit::{CloseCode, Closed, Connection, Message};
 
 /// What messages are to a process.
@@ -41,15 +42,12 @@ impl Input {
 
     /// Gives a message to the process, waiting until it has room for it. One that does not read any more does not miss it.
     pub(crate) async fn write(&self, message: &Message) {
-        let line;
-        let bytes = match self.format {
-            Format::Binary => message.as_bytes(),
-            Format::Text { .. } => {
-                line = [message.as_bytes(), b"\n"].concat();
-                &line
-            }
+        let end: &[u8] = match self.format {
+            Format::Binary => b"",
+            Format::Text { .. } => b"\n",
         };
-        let _ = self.pipe.write(bytes).await;
+        let mut parts = [message.as_bytes(), end].map(IoSlice::new);
+        let _ = self.pipe.write(&mut parts).await;
     }
 }
 

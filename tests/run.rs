@@ -6,7 +6,9 @@ mod support;
 use futures_lite::{AsyncWriteExt, future};
 use rustix::{
     io::Errno,
-    process::{Pid, Signal, kill_process, test_kill_process},
+    process::{
+        Pid, Signal, WaitOptions, kill_process, kill_process_group, test_kill_process, waitpid,
+    },
 };
 use smol::{Async, Timer};
 use std::{
@@ -14,7 +16,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read},
     net::{SocketAddr, TcpStream},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -35,11 +37,26 @@ struct Running {
 
 impl Running {
     fn start(args: &[&str]) -> Self {
-        let mut child = support::command(env!("CARGO_BIN_EXE_whit"))
-            .args(["--listen", "127.0.0.1:0", "run"])
-            .args(args)
+        let mut command = support::command(env!("CARGO_BIN_EXE_whit"));
+        command
             .env("OF_TEST", "inherited")
             .env("LISTEN_FDNAMES", "of systemd")
+            .env("JOURNAL_STREAM", "of systemd");
+        Self::start_with(command, args)
+    }
+
+    /// What `perl` runs, after it did something first.
+    fn start_after(perl: &str, args: &[&str]) -> Self {
+        let mut command = Command::new("perl");
+        command.args(["-e", &format!("{perl}; exec @ARGV")]);
+        command.args(support::command_line(env!("CARGO_BIN_EXE_whit")));
+        Self::start_with(command, args)
+    }
+
+    fn start_with(mut command: Command, args: &[&str]) -> Self {
+        let mut child = command
+            .args(["--listen", "127.0.0.1:0", "run"])
+            .args(args)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -350,6 +367,7 @@ fn it_is_told_of_the_request_and_of_no_secret() {
             ("HTTP_X_ONE", Some("1, 2")),
             ("OF_TEST", Some("inherited")),
             ("LISTEN_FDNAMES", None),
+            ("JOURNAL_STREAM", None),
             ("HTTP_PROXY", None),
             ("HTTP_COOKIE", None),
             ("HTTP_AUTHORIZATION", None),
@@ -382,7 +400,7 @@ fn nothing_of_a_request_is_run() {
 fn it_has_no_descriptors_but_its_own() {
     test(async {
         let listing = ["-c", "ls /proc/self/fd"];
-        let inherited = std::process::Command::new("sh").args(listing).output();
+        let inherited = Command::new("sh").args(listing).output();
         let inherited = String::from_utf8(inherited.unwrap().stdout).unwrap();
         let running = Running::script(listing[1]);
         let _page = running.ask("GET /").await;
@@ -577,6 +595,79 @@ fn its_children_end_with_it() {
 }
 
 #[test]
+fn a_process_that_left_its_group_ends_with_its_connection() {
+    test(async {
+        let script = "$| = 1; setpgrp 0, getpgrp getppid; print \"$$\\n\"; sleep 1000";
+        let running = Running::start(&["--", "perl", "-e", script]);
+        let mut client = running.open().await;
+        let pid = read_text(&mut client).await;
+        drop(client);
+        until(|| !is_there(&pid)).await;
+        assert!(!running.log().contains("did not end"));
+    });
+}
+
+#[test]
+fn a_process_that_cannot_be_reaped_holds_up_nobody() {
+    test(async {
+        let running = Running::start(&["--grace", "0", "--", "sh", "-c", "echo $$; exec cat"]);
+        let mut client = running.open().await;
+        let pid = read_text(&mut client).await;
+        let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+        // As a debugger does, to whom the end of a process is told first.
+        #[allow(unsafe_code, reason = "there is no safe way")]
+        // SAFETY: it changes nothing in this process.
+        let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid.as_raw_pid(), 0, 0) };
+        if seized != 0 {
+            // An emulator has no debugger.
+            return;
+        }
+        drop(client);
+        until(|| running.log().contains("did not end on SIGTERM")).await;
+        until(|| running.log().contains("has not returned in time")).await;
+        let mut other = running.open().await;
+        read_text(&mut other).await;
+        other.send(frame(TEXT, "echo")).await;
+        assert_eq!(read_text(&mut other).await, "echo");
+        while let Ok(Some((_, status))) = waitpid(Some(pid), WaitOptions::empty()) {
+            if !status.stopped() {
+                break;
+            }
+        }
+        until(|| running.children() == 1).await;
+    });
+}
+
+#[test]
+fn how_it_ended_is_known_whatever_the_server_was_started_with() {
+    test(async {
+        let args = ["--", "sh", "-c", "exit 3"];
+        let running = Running::start_after("$SIG{CHLD} = 'IGNORE'", &args);
+        let mut client = running.open().await;
+        let close = (1011, "exit status 3".to_owned());
+        assert_eq!(client.read_close().await, close);
+
+        let mut without_path = support::command(env!("CARGO_BIN_EXE_whit"));
+        without_path.env_remove("PATH");
+        let running = Running::start_with(without_path, &args);
+        let mut client = running.open().await;
+        assert_eq!(client.read_close().await, close);
+    });
+}
+
+#[test]
+fn the_log_tells_when_there_are_too_few_files_for_the_pipes() {
+    test(async {
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -n 400; exec \"$0\" \"$@\""]);
+        limited.args(support::command_line(env!("CARGO_BIN_EXE_whit")));
+        let running = Running::start_with(limited, &["--", "cat"]);
+        let words = "warn: the system lets it open 400 files, too few for 64 connections";
+        until(|| running.log().contains(words)).await;
+    });
+}
+
+#[test]
 fn there_are_no_more_processes_than_allowed() {
     test(async {
         let running = Running::start(&["--max-processes", "1", "--", "cat"]);
@@ -631,6 +722,29 @@ fn the_end_of_the_server_is_that_of_all_processes() {
 }
 
 #[test]
+fn a_signal_ends_the_grace_of_a_shared_process() {
+    test(async {
+        let script = "trap 'echo asked >&2' TERM; read -r line; echo; while :; do sleep 0.01; done";
+        let args = ["--shared", "--grace", "1h", "--", "sh", "-c", script];
+        let running = Running::start(&args);
+        let mut client = running.open().await;
+        client.send(frame(TEXT, "begin")).await;
+        read_text(&mut client).await;
+        drop(client);
+        running.signal(Signal::TERM);
+        until(|| running.log().contains("]: asked\n")).await;
+        running.signal(Signal::TERM);
+        let (log, status) = running.end().await;
+        assert_eq!(status, Some(128 + 15), "{log}");
+        // Nobody else ends it now.
+        let (_, pid) = log.split_once("sh[").unwrap();
+        let (pid, _) = pid.split_once(']').unwrap();
+        let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+        kill_process_group(pid, Signal::KILL).unwrap();
+    });
+}
+
+#[test]
 fn a_shared_process_talks_to_all() {
     test(async {
         let running = Running::start(&["--shared", "--", "cat"]);
@@ -647,6 +761,48 @@ fn a_shared_process_talks_to_all() {
         left.send(frame(TEXT, "three")).await;
         assert_eq!(read_text(&mut left).await, "three");
         assert_eq!(running.children(), 1);
+    });
+}
+
+#[test]
+fn what_waits_for_a_shared_process_is_charged() {
+    test(async {
+        let args = ["--memory", "1MiB", "--shared", "--", "sleep", "1000"];
+        let running = Running::start(&args);
+        let mut clients = Vec::new();
+        loop {
+            let mut client = running.ask(&handshake_with("/ws", "")).await;
+            let head = client.read_head().await;
+            if head.starts_with("HTTP/1.1 503 ") {
+                break;
+            }
+            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+            client.send(frame(TEXT, "x".repeat(60_000))).await;
+            clients.push(client);
+            assert!(clients.len() < 32);
+        }
+    });
+}
+
+#[test]
+fn what_many_clients_send_to_a_shared_process_all_comes_there() {
+    test(async {
+        // It takes nothing until all of it waits.
+        let script = "read -r line; while read -r line; do echo \"$line\"; done";
+        let running = Running::start(&["--shared", "--", "sh", "-c", script]);
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            clients.push(running.open().await);
+        }
+        let long = "x".repeat(20_000);
+        for client in &mut clients {
+            for _ in 0..5 {
+                client.send(frame(TEXT, &long)).await;
+            }
+        }
+        for _ in 1..100 {
+            assert_eq!(read_text(&mut clients[0]).await, long);
+        }
     });
 }
 
