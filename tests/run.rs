@@ -17,6 +17,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
+    ptr,
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -610,6 +611,7 @@ fn a_process_that_left_its_group_ends_with_its_connection() {
 #[test]
 fn a_process_that_cannot_be_reaped_holds_up_nobody() {
     test(async {
+        const NOTHING: *mut libc::c_void = ptr::null_mut();
         let running = Running::start(&["--grace", "0", "--", "sh", "-c", "echo $$; exec cat"]);
         let mut client = running.open().await;
         let pid = read_text(&mut client).await;
@@ -617,7 +619,8 @@ fn a_process_that_cannot_be_reaped_holds_up_nobody() {
         // As a debugger does, to whom the end of a process is told first.
         #[allow(unsafe_code, reason = "there is no safe way")]
         // SAFETY: it changes nothing in this process.
-        let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid.as_raw_pid(), 0, 0) };
+        let seized =
+            unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid.as_raw_pid(), NOTHING, NOTHING) };
         if seized != 0 {
             // An emulator has no debugger.
             return;
