@@ -113,6 +113,8 @@ pub(crate) async fn log_errors(mut errors: Outlet, process: &Process, who: &str)
     while errors.read(process, lines.tail()).await {
         while let Some(Line::Whole(line) | Line::Part(line)) = lines.next() {
             log(line);
+            // Each takes a system call, and thousands may have come at once.
+            future::yield_now().await;
         }
         future::yield_now().await;
     }

@@ -436,6 +436,30 @@ fn standard_error_goes_to_the_log_in_lines_of_some_length() {
 }
 
 #[test]
+fn others_have_their_turn_between_the_lines_of_a_log_without_end() {
+    test(async {
+        let script = "read -r line; [ $line = flood ] && exec yes '' >&2; exec cat";
+        let running = Running::script(script);
+        let mut flooding = running.open().await;
+        flooding.send(frame(TEXT, "flood")).await;
+        until(|| running.log().contains("]: \n")).await;
+        let mut client = running.open().await;
+        client.send(frame(TEXT, "begin")).await;
+        client.send(frame(TEXT, "echo")).await;
+        assert_eq!(read_text(&mut client).await, "echo");
+        let lines = || running.log.lock().unwrap().lines().count();
+        let before = lines();
+        for _ in 0..10 {
+            client.send(frame(TEXT, "echo")).await;
+            read_text(&mut client).await;
+        }
+        // So many are read at once, 8,192, that it would be more than that each time.
+        let logged = lines() - before;
+        assert!(logged < 10 * 4096, "{logged} lines");
+    });
+}
+
+#[test]
 fn binary_is_as_it_comes() {
     test(async {
         let running = Running::start(&["--binary", "--", "cat"]);
