@@ -1,6 +1,7 @@
 //! Standard input to every client, and what they send to standard output.
 
 use crate::{
+    funnel::Funnel,
     tee::{Cut, Flags},
     work::{Serving, Work},
 };
@@ -9,7 +10,9 @@ use futures_lite::future;
 use smol::Timer;
 use std::{
     io::{self, Read, Write},
-    mem, thread,
+    mem,
+    sync::Arc,
+    thread,
     time::Duration,
 };
 use whit::{Closed, Connection, Message, Policy, Server, Topic};
@@ -24,11 +27,11 @@ pub(crate) fn work(server: Server, path: &str, flags: &Flags, max_message_bytes:
     let topic = server.hub().topic("standard input");
     topic.keep(flags.keep);
     let policy = flags.policy();
-    let (back, returned) = bounded(16);
-    let back = flags.sends_back.then_some(back);
+    let back = flags.sends_back.then(|| Arc::new(Funnel::new()));
     let subscribed = topic.clone();
+    let returned = back.clone();
     let server = server.route(path, move |conn| {
-        subscribe(conn, subscribed.clone(), policy, back.clone())
+        subscribe(conn, subscribed.clone(), policy, returned.clone())
     });
 
     let shutdown = server.shutdown_handle();
@@ -37,7 +40,7 @@ pub(crate) fn work(server: Server, path: &str, flags: &Flags, max_message_bytes:
     let cut = flags.cut;
     let beside = move |serving: Serving| -> Serving {
         Box::pin(async move {
-            let written = write_on_a_thread(returned);
+            let written = back.clone().map(write_on_a_thread);
             let (batches, input) = read_on_a_thread(cut, max_message_bytes);
             let teeing = async {
                 while let Ok(batch) = batches.recv().await {
@@ -52,15 +55,18 @@ pub(crate) fn work(server: Server, path: &str, flags: &Flags, max_message_bytes:
                 future::pending().await
             };
             future::or(serving, teeing).await?;
-            // Clients and their senders are gone: what they sent is on its way.
-            let waited = async {
-                Timer::after(WRITE_TIMEOUT).await;
-                log::warn!("standard output: nobody reads it: what clients sent last is lost");
-            };
-            let written = async {
-                let _ = written.recv().await;
-            };
-            future::or(written, waited).await;
+            if let (Some(back), Some(written)) = (back, written) {
+                // Clients are gone: what they sent is on its way.
+                back.close();
+                let waited = async {
+                    Timer::after(WRITE_TIMEOUT).await;
+                    log::warn!("standard output: nobody reads it: what clients sent last is lost");
+                };
+                let written = async {
+                    let _ = written.recv().await;
+                };
+                future::or(written, waited).await;
+            }
             match input.try_recv() {
                 Ok(Err(error)) => Err(format!("standard input: {error}").into()),
                 _ => Ok(()),
@@ -77,18 +83,16 @@ async fn subscribe(
     conn: Connection,
     topic: Topic,
     policy: Policy,
-    back: Option<Sender<Message>>,
+    back: Option<Arc<Funnel>>,
 ) -> Result<(), Closed> {
     let subscription = topic.subscribe(&conn, policy);
     let closed = loop {
-        match conn.read().await {
-            Ok(message) => {
-                if let Some(back) = &back {
-                    // Nobody reads it any more.
-                    let _ = back.send(message).await;
-                }
-            }
-            Err(closed) => break closed,
+        let read = match &back {
+            Some(back) => back.put(conn.read()).await,
+            None => conn.read().await.map(drop),
+        };
+        if let Err(closed) = read {
+            break closed;
         }
     };
     if subscription.missed() > 0 {
@@ -121,12 +125,12 @@ fn read_on_a_thread(cut: Cut, max_message_bytes: usize) -> Input {
 }
 
 /// Writes what clients sent to standard output, where that may block. Tells when all is written.
-fn write_on_a_thread(messages: Receiver<Message>) -> Receiver<()> {
+fn write_on_a_thread(messages: Arc<Funnel>) -> Receiver<()> {
     let (writing, written) = bounded(1);
     thread::spawn(move || {
         let _writing = writing;
         let mut output = io::stdout().lock();
-        while let Ok(message) = messages.recv_blocking() {
+        while let Some(message) = messages.next_blocking() {
             let result = output.write_all(message.as_bytes());
             let result = result.and_then(|()| match message {
                 Message::Text(_) => output.write_all(b"\n"),
@@ -135,6 +139,7 @@ fn write_on_a_thread(messages: Receiver<Message>) -> Receiver<()> {
             // It is for someone who looks at it now.
             if let Err(error) = result.and_then(|()| output.flush()) {
                 log::warn!("standard output: {error}");
+                messages.close();
                 return;
             }
         }

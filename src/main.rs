@@ -5,6 +5,7 @@ mod broker;
 #[cfg(target_os = "linux")]
 mod cgi;
 mod descriptors;
+mod funnel;
 mod input;
 #[cfg(target_os = "linux")]
 mod lines;

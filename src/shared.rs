@@ -1,26 +1,21 @@
 //! `whit run --shared`: one process for all clients, started again when it ends.
 
 use crate::{
+    funnel::Funnel,
     process::{Process, Shown},
     run::Flags,
     stdio::{self, Format, Input, LineTooLong, Output, log_errors},
     work::Serving,
 };
-use async_channel::{Receiver, Sender};
-use event_listener::{Event, EventListener, Listener};
-use futures_lite::{
-    future::{self, poll_fn},
-    ready,
-};
+use async_channel::Receiver;
+use futures_lite::future;
 use smol::Timer;
 use std::{
     error::Error,
-    pin::{Pin, pin},
     rc::Rc,
-    task::Poll,
     time::{Duration, Instant},
 };
-use whit::{Closed, Connection, Hub, Message, Policy, Topic};
+use whit::{Closed, Connection, Hub, Policy, Topic};
 
 /// How long it waits before it starts the process again, which doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -35,50 +30,25 @@ pub(crate) struct Shared {
     format: Format,
     /// What the process writes.
     output: Topic,
-    /// What clients send: one message, until the process takes it.
-    to_process: Sender<Message>,
-    from_clients: Receiver<Message>,
-    /// There may be room for the next.
-    room: Event,
+    /// What clients send.
+    input: Funnel,
 }
 
 impl Shared {
     pub(crate) fn new(flags: Flags, format: Format, hub: &Hub) -> Rc<Self> {
-        let (to_process, from_clients) = async_channel::bounded(1);
         Rc::new(Self {
             flags,
             format,
             output: hub.topic("standard output"),
-            to_process,
-            from_clients,
-            room: Event::new(),
+            input: Funnel::new(),
         })
     }
 
     pub(crate) async fn handle(self: Rc<Self>, conn: Connection) -> Result<(), Closed> {
         let _subscription = self.output.subscribe(&conn, Policy::DropOldest(WAITING));
         loop {
-            future::or(self.take(&conn), async { Err(conn.closed().await) }).await?;
+            self.input.put(stdio::read(&conn, self.format)).await?;
         }
-    }
-
-    /// Takes a client's next message once there is room for it: until then it is charged to the client.
-    async fn take(&self, conn: &Connection) -> Result<(), Closed> {
-        let mut reading = pin!(stdio::read(conn, self.format));
-        let mut room: Option<EventListener> = None;
-        poll_fn(|cx| {
-            while self.to_process.is_full() {
-                ready!(Pin::new(room.get_or_insert_with(|| self.room.listen())).poll(cx));
-                room = None;
-            }
-            // Dropped, it hands on to another client the news that nothing was made of here.
-            let room = room.take();
-            let message = ready!(reading.as_mut().poll(cx))?;
-            room.map(EventListener::discard);
-            let _ = self.to_process.try_send(message);
-            Poll::Ready(Ok(()))
-        })
-        .await
     }
 
     /// Serves, and keeps the process running until that is over.
@@ -151,12 +121,9 @@ impl Shared {
 
     async fn feed<T>(&self, input: Input) -> T {
         loop {
-            match self.from_clients.recv().await {
-                Ok(message) => {
-                    self.room.notify(1);
-                    input.write(&message).await;
-                }
-                Err(_) => future::pending().await,
+            match self.input.next().await {
+                Some(message) => input.write(&message).await,
+                None => future::pending().await,
             }
         }
     }

@@ -834,6 +834,22 @@ fn what_many_clients_send_to_a_shared_process_all_comes_there() {
 }
 
 #[test]
+fn what_a_client_sent_before_its_close_comes_to_a_shared_process() {
+    test(async {
+        let running = Running::start(&["--shared", "--", "cat"]);
+        let mut other = running.open().await;
+        let mut client = running.open().await;
+        // More than a pipe and the queues hold.
+        let mut frames = frame(TEXT, "x".repeat(20_000)).repeat(60);
+        frames.extend(frame(CLOSE, close_payload(1000, "")));
+        client.send(frames).await;
+        for _ in 0..60 {
+            assert_eq!(read_text(&mut other).await.len(), 20_000);
+        }
+    });
+}
+
+#[test]
 fn a_slow_client_harms_no_other_one_of_a_shared_process() {
     test(async {
         let script = "read line; seq 200000; cat";
