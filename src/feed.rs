@@ -18,7 +18,7 @@ use std::{
 /// on Linux some 64 KiB that this one keeps for it. Numbers are of messages; 0 counts as 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// So many may wait for it; with one more it is closed with [`TRY_AGAIN_LATER`](crate::CloseCode::TRY_AGAIN_LATER).
+    /// So many may wait for it; with one more it is closed with [`TRY_AGAIN_LATER`](crate::CloseCode::TRY_AGAIN_LATER), and does not get them.
     Close(usize),
     /// So many may wait for it; with one more it misses the oldest of them.
     DropOldest(usize),

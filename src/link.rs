@@ -262,13 +262,13 @@ impl Link {
             Some(published) => match feed.push(published, subscriber) {
                 Fed::Waits => self.gate.wake(),
                 Fed::Missed => self.stats.count_missed(1),
-                Fed::TooSlow => self.close_slow(),
+                Fed::TooSlow => self.close_slow(1),
             },
             None if subscriber.may_miss() => {
                 subscriber.miss(1);
                 self.stats.count_missed(1);
             }
-            None => self.close_slow(),
+            None => self.close_slow(1),
         }
     }
 
@@ -276,15 +276,18 @@ impl Link {
     pub(crate) fn starve(&self) {
         let Some(feed) = self.feed.get() else { return };
         if feed.may_miss_nothing() {
-            self.close_slow();
+            self.close_slow(0);
         }
         self.stats.count_missed(feed.starve());
     }
 
-    fn close_slow(&self) {
+    /// It does not get what topics have for it, nor the message that it has no room for: the Close is not to wait behind them.
+    fn close_slow(&self, untaken: u64) {
         let code = CloseCode::TRY_AGAIN_LATER;
         let reason = "too slow for what it subscribed to";
         self.close(Closed::new(ClosedBy::Local, code, reason));
+        let waiting = self.feed.get().map_or(0, |feed| feed.clear());
+        self.dropped.set(self.dropped.get() + waiting + untaken);
     }
 
     /// How many messages of topics wait.

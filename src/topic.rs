@@ -243,7 +243,7 @@ impl fmt::Debug for Hub {
 ///
 /// Publishing never waits for a subscriber. One that takes what is there gets it at once, in one system call and without an allocation;
 /// what the others have not taken waits as far as their [`Policy`] allows. Pings and pongs never wait behind it, and what a handler writes to
-/// its connection itself goes first; the Close comes last.
+/// its connection itself goes first; a Close comes last, but for that of [`Policy::Close`], which takes the place of what waits.
 #[derive(Clone)]
 pub struct Topic(Rc<Inner>);
 
