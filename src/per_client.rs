@@ -42,11 +42,11 @@ impl PerClient {
 
         let talking = async {
             let input = Input::new(pipes.input, self.format);
-            let output = Output::new(pipes.output, self.format);
-            let feeding = feed(&conn, input, self.format);
-            let delivering = deliver(&conn, output, &process);
+            let mut output = Output::new(pipes.output, self.format);
+            let feeding = feed(&conn, &input, self.format);
+            let delivering = deliver(&conn, &mut output, &process);
             let talked = future::or(delivering, feeding).await;
-            process.end(self.flags.grace).await;
+            process.end((input, output), self.flags.grace).await;
             talked
         };
         let logging = log_errors(pipes.errors, &process, &who);
@@ -70,7 +70,7 @@ impl PerClient {
 }
 
 /// Hands on what comes from the client, until the connection is closed.
-async fn feed(conn: &Connection, input: Input, format: Format) -> Result<(), Closed> {
+async fn feed(conn: &Connection, input: &Input, format: Format) -> Result<(), Closed> {
     loop {
         let message = stdio::read(conn, format).await?;
         let writing = async {
@@ -83,7 +83,7 @@ async fn feed(conn: &Connection, input: Input, format: Format) -> Result<(), Clo
 }
 
 /// Hands on what comes from the process, until it has ended.
-async fn deliver(conn: &Connection, mut output: Output, process: &Process) -> Result<(), Closed> {
+async fn deliver(conn: &Connection, output: &mut Output, process: &Process) -> Result<(), Closed> {
     loop {
         match output.next(process).await {
             Ok(Some(message)) => conn.write(message).await?,

@@ -125,12 +125,14 @@ impl Process {
         poll_fn(|cx| self.poll_end(cx)).await;
     }
 
-    /// Has it end, with all of its group: asks with SIGTERM, and no longer than `grace`.
-    pub(crate) async fn end(&self, grace: Duration) {
+    /// Has it end, with all of its group: asks with SIGTERM, lets go of its pipes, and waits no longer than `grace`.
+    pub(crate) async fn end<P>(&self, pipes: P, grace: Duration) {
         if self.has_ended.get() {
             return;
         }
+        // First, or one that writes could die of that before it can do what it does on SIGTERM.
         self.group.signal(Signal::TERM);
+        drop(pipes);
         let late = async {
             Timer::after(grace).await;
             log::info!("process {} did not end on SIGTERM: killed", self.id());

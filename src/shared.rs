@@ -100,14 +100,14 @@ impl Shared {
         let who = format!("{}[{}]", self.flags.program(), process.id());
         let talking = async {
             let input = Input::new(pipes.input, self.format);
-            let output = Output::new(pipes.output, self.format);
+            let mut output = Output::new(pipes.output, self.format);
             let over = async {
                 let _ = end.recv().await;
                 Ok(())
             };
-            let delivering = future::or(self.deliver(output, &process), over);
-            let talked = future::or(delivering, self.feed(input)).await;
-            process.end(self.flags.grace).await;
+            let delivering = future::or(self.deliver(&mut output, &process), over);
+            let talked = future::or(delivering, self.feed(&input)).await;
+            process.end((input, output), self.flags.grace).await;
             talked
         };
         let logging = log_errors(pipes.errors, &process, &who);
@@ -119,7 +119,7 @@ impl Shared {
         }
     }
 
-    async fn feed<T>(&self, input: Input) -> T {
+    async fn feed<T>(&self, input: &Input) -> T {
         loop {
             match self.input.next().await {
                 Some(message) => input.write(&message).await,
@@ -128,7 +128,7 @@ impl Shared {
         }
     }
 
-    async fn deliver(&self, mut output: Output, process: &Process) -> Result<(), LineTooLong> {
+    async fn deliver(&self, output: &mut Output, process: &Process) -> Result<(), LineTooLong> {
         let mut together = 0;
         while let Some(message) = output.next(process).await? {
             self.output.publish(message);

@@ -519,6 +519,8 @@ fn a_thousand_connections_leave_nothing() {
             "cat",
         ];
         let running = Running::start(&args);
+        // An emulator has one, too.
+        let own_threads = running.count("task");
         // What smol's reactor needs is there once a process was.
         let mut first = running.open().await;
         first.send(frame(TEXT, "echo")).await;
@@ -538,8 +540,8 @@ fn a_thousand_connections_leave_nothing() {
             }
         }
         until(|| running.children() == 1 && running.count("fd") == with_one).await;
-        // Its own, and that of smol's reactor.
-        assert_eq!(running.count("task"), 2);
+        // That of smol's reactor.
+        assert_eq!(running.count("task"), own_threads + 1);
     });
 }
 
@@ -722,7 +724,8 @@ fn there_are_no_more_processes_than_allowed() {
 fn the_end_of_the_server_is_that_of_all_processes() {
     test(async {
         for shared in [false, true] {
-            let script = "trap 'echo bye >&2; exit' TERM; while :; do echo $$; sleep 0.01; done";
+            let script = "trap '' PIPE; trap 'echo bye >&2; exit' TERM
+                while :; do echo $$ 2>/dev/null; sleep 0.01; done";
             let args = ["--", "sh", "-c", script];
             let running = match shared {
                 true => Running::start(&[&["--shared"], &args[..]].concat()),
