@@ -3,7 +3,7 @@
 use crate::{
     budget::{Budget, Charge},
     message::Message,
-    queue::allocated,
+    pool,
 };
 use std::{
     cell::{Cell, RefCell, RefMut},
@@ -63,7 +63,7 @@ impl Published {
 
     /// What it takes.
     pub(crate) fn bytes(message: &Message, key: Option<&str>) -> usize {
-        allocated(message) + size_of::<Self>() + key.map_or(0, str::len)
+        pool::allocated(message) + size_of::<Self>() + key.map_or(0, str::len)
     }
 }
 

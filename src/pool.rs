@@ -1,7 +1,7 @@
 //! Buffers of long messages, used again: memory that is new to the process comes page by page, and that takes longer than to
 //! fill it.
 
-use crate::budget::Budget;
+use crate::{budget::Budget, message::Message};
 use bytes::Bytes;
 use std::{
     cell::RefCell,
@@ -27,6 +27,22 @@ pub(crate) fn is_long(len: usize) -> bool {
 /// The largest buffer that is taken for a message of this length.
 pub(crate) fn most_bytes_for(len: usize) -> usize {
     if is_long(len) { len + len / 16 } else { len }
+}
+
+/// What a message takes that waits: the payload, or the largest buffer that a long one may lie in, its place in the queue, and what the
+/// allocator and its counter add.
+pub(crate) fn allocated(message: &Message) -> usize {
+    const OVERHEAD_BYTES: usize = 112;
+    const PAGE_BYTES: usize = 4096;
+    /// Allocators give whole pages to what is longer, and so does the command's.
+    const LONG_BYTES: usize = 4 * PAGE_BYTES;
+
+    let bytes = message.len() + OVERHEAD_BYTES;
+    if bytes > LONG_BYTES {
+        most_bytes_for(bytes).next_multiple_of(PAGE_BYTES)
+    } else {
+        bytes
+    }
 }
 
 /// Gives a buffer for a message of this length: one that was used before, or an empty one. There is room for the message behind

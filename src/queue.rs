@@ -89,7 +89,7 @@ impl Queue {
         if before >= self.capacity {
             return Err(Rejected::Full(message));
         }
-        self.bytes.set(self.bytes.get() + allocated(&message));
+        self.bytes.set(self.bytes.get() + pool::allocated(&message));
         self.len.set(before + 1);
         let mut messages = self.messages.borrow_mut();
         if before == 0 {
@@ -114,7 +114,7 @@ impl Queue {
             };
             // Charged while it waits, too.
             let mut charge = self.charge.borrow().another();
-            charge.set(allocated(&message));
+            charge.set(pool::allocated(&message));
             let _waiting = Waiting::among(&self.writers);
             self.room.listen().await;
         }
@@ -143,7 +143,7 @@ impl Queue {
             messages.rest = VecDeque::new();
         }
         drop(messages);
-        self.bytes.set(self.bytes.get() - allocated(&message));
+        self.bytes.set(self.bytes.get() - pool::allocated(&message));
         self.tell_of_room();
         Some(message)
     }
@@ -285,21 +285,5 @@ impl Drop for Pop<'_> {
         }
         // They do not know what becomes of this one.
         self.queue.tell_behind();
-    }
-}
-
-/// What a message that waits takes: the payload, or the largest buffer that a long one may lie in, its place in the queue, and what the
-/// allocator and its counter add.
-pub(crate) fn allocated(message: &Message) -> usize {
-    const OVERHEAD_BYTES: usize = 112;
-    const PAGE_BYTES: usize = 4096;
-    /// Allocators give whole pages to what is longer, and so does the command's.
-    const LONG_BYTES: usize = 4 * PAGE_BYTES;
-
-    let bytes = message.len() + OVERHEAD_BYTES;
-    if bytes > LONG_BYTES {
-        pool::most_bytes_for(bytes).next_multiple_of(PAGE_BYTES)
-    } else {
-        bytes
     }
 }

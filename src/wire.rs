@@ -9,7 +9,7 @@ use crate::{
     decoder::{Decoder, Incoming},
     framing::{BINARY, CLOSE, FINAL, FrameLimits, PING, PONG, TEXT, write_header},
     message::Message,
-    reactor,
+    pool, reactor,
     scratch::Scratch,
     socket::Socket,
 };
@@ -236,6 +236,8 @@ struct Pending {
     written: usize,
     /// A long payload is not copied: it follows the frames.
     payload: Bytes,
+    /// What its message takes, until all of it is written.
+    payload_allocated: usize,
     /// The frames are in the scratch, which goes back before anyone waits.
     in_scratch: bool,
     /// A Close was pushed: nothing may follow it (RFC 6455 5.5.1).
@@ -255,6 +257,7 @@ impl FrameWriter {
                 frames: Vec::new(),
                 written: 0,
                 payload: Bytes::new(),
+                payload_allocated: 0,
                 in_scratch: false,
                 closed: false,
                 charge: Charge::new(account),
@@ -291,6 +294,7 @@ impl FrameWriter {
         if payload.len() < Self::LONG_PAYLOAD_BYTES {
             pending.frames.extend_from_slice(payload);
         } else {
+            pending.payload_allocated = pool::allocated(message);
             pending.payload = mem::replace(message, Message::Binary(Bytes::new())).into_bytes();
         }
     }
@@ -454,7 +458,11 @@ impl Pending {
             true => 0,
             false => self.frames.capacity(),
         };
-        self.charge.set(own + self.payload.len());
+        let payload = match self.payload.is_empty() {
+            true => 0,
+            false => self.payload_allocated,
+        };
+        self.charge.set(own + payload);
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod support;
 
-use futures_lite::future;
+use futures_lite::{AsyncReadExt, future};
 use std::{cell::RefCell, pin::pin, rc::Rc, time::Duration};
 use support::{
     BINARY, CLOSE, CONTINUATION, Raw, TEXT, close_payload, echo, fragment, frame, handshake, until,
@@ -371,6 +371,27 @@ fn a_queued_message_is_charged_until_it_is_taken() {
         until(&stats, |stats| stats.memory_used_bytes >= idle + 50_000).await;
         go.try_send(()).unwrap();
         until(&stats, |stats| stats.memory_used_bytes == idle).await;
+    });
+}
+
+#[test]
+fn a_message_on_its_way_is_charged_in_whole_until_its_end() {
+    let server = Server::new().route("/ws", async |conn: Connection| {
+        conn.write(vec![7; 60_000]).await?;
+        conn.closed().await;
+        Ok::<_, Closed>(())
+    });
+    let stats = server.stats_handle();
+    testing::run(server, |server| async move {
+        let mut raw = Raw::open_holding(&server, "/ws", 1000).await;
+        until(&stats, |stats| stats.memory_used_bytes > 60_000).await;
+        // All but the last byte is taken.
+        let mut most = vec![0; 4 + 60_000 - 1001];
+        raw.stream.read_exact(&mut most).await.unwrap();
+        let used = stats.snapshot().memory_used_bytes;
+        assert!(used > 60_000, "{used}");
+        raw.stream.read_exact(&mut [0; 1001]).await.unwrap();
+        until(&stats, |stats| stats.memory_used_bytes < 60_000).await;
     });
 }
 
