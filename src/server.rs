@@ -204,7 +204,7 @@ impl Server {
     }
 
     /// Has SIGINT and SIGTERM shut the server down while it serves. A second one ends the process at once, with 128 and the
-    /// signal's number as its status.
+    /// signal's number as its status. Once the server has ended they do nothing: a program that goes on then has to handle them itself.
     #[cfg(feature = "signals")]
     #[must_use]
     pub fn shut_down_on_signals(mut self) -> Self {
