@@ -4,7 +4,7 @@
 . "$(dirname "$0")/toolchain.sh"
 cd "$repository"
 
-# Under the emulator all 3,000 seeds of the simulation take two minutes.
+# Under the emulator all seeds of the simulations take three minutes.
 export WHIT_SEEDS=${WHIT_SEEDS:-500}
 
 # run_tests TARGET [ARGUMENTS]: runs the tests, and sets $passed to how many passed.

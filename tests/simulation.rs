@@ -20,6 +20,7 @@ use std::{
 use support::{
     BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, fragment, frame, frame_with,
     handshake,
+    seeds::{Chance, play, take_frame},
 };
 use whit::{
     CloseCode, ClosedBy, Config, Connection, HEARTBEAT, Message, Server, Stats, TryWriteError,
@@ -32,74 +33,38 @@ const SEEDS: u64 = 3000;
 fn nothing_that_clients_handlers_and_time_do_breaks_a_promise() {
     log::set_logger(&Lines).unwrap();
     log::set_max_level(log::LevelFilter::Info);
-    let number = |name| {
-        let value = std::env::var(name).ok()?;
-        Some(value.parse::<u64>().expect("a seed is a number"))
-    };
-    if let Some(seed) = number("WHIT_SEED") {
-        Run::new(seed, true).play();
-        return;
-    }
-    let count = number("WHIT_SEEDS").unwrap_or(SEEDS);
-    let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    let totals = std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads)
-            .map(|thread| {
-                scope.spawn(move || {
-                    let mut totals = Totals::default();
-                    for seed in (thread..count).step_by(threads as usize) {
-                        let _told = ToldOnPanic(seed);
-                        totals.add(&Run::new(seed, false).play());
-                    }
-                    totals
-                })
-            })
-            .collect();
-        let mut totals = Totals::default();
-        for thread in running {
-            totals.add(&thread.join().expect("no seed fails").0);
-        }
-        totals.0
-    });
-    println!("{count} seeds: {totals:#?}");
+    let totals = play(
+        SEEDS,
+        |seed, told| Totals(Run::new(seed, told).play()),
+        |totals, more| totals.add(&more.0),
+    );
+    let Some(Totals(totals)) = totals else { return };
+    println!("{totals:#?}");
     // It would prove little if it never came to this.
-    if count >= SEEDS {
-        for what in [
-            (ClosedBy::Peer, 1000),
-            (ClosedBy::Peer, 1005),
-            (ClosedBy::Peer, 1006),
-            (ClosedBy::Local, 1000),
-            (ClosedBy::Local, 1001),
-            (ClosedBy::Local, 1002),
-            (ClosedBy::Local, 1006),
-            (ClosedBy::Local, 1007),
-            (ClosedBy::Local, 1008),
-            (ClosedBy::Local, 1009),
-            (ClosedBy::Local, 1011),
-            (ClosedBy::Local, 1013),
-        ] {
-            assert!(totals.closed.contains_key(&what), "never {what:?}");
-        }
-        for limit in [
-            "handshake_timeout",
-            "write_timeout",
-            "pong_timeout",
-            "idle_timeout",
-            "memory_budget_bytes",
-        ] {
-            assert!(totals.limits.contains_key(limit), "never {limit}");
-        }
+    for what in [
+        (ClosedBy::Peer, 1000),
+        (ClosedBy::Peer, 1005),
+        (ClosedBy::Peer, 1006),
+        (ClosedBy::Local, 1000),
+        (ClosedBy::Local, 1001),
+        (ClosedBy::Local, 1002),
+        (ClosedBy::Local, 1006),
+        (ClosedBy::Local, 1007),
+        (ClosedBy::Local, 1008),
+        (ClosedBy::Local, 1009),
+        (ClosedBy::Local, 1011),
+        (ClosedBy::Local, 1013),
+    ] {
+        assert!(totals.closed.contains_key(&what), "never {what:?}");
     }
-}
-
-struct ToldOnPanic(u64);
-
-impl Drop for ToldOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let seed = self.0;
-            eprintln!("to see it again: WHIT_SEED={seed} cargo test --test simulation");
-        }
+    for limit in [
+        "handshake_timeout",
+        "write_timeout",
+        "pong_timeout",
+        "idle_timeout",
+        "memory_budget_bytes",
+    ] {
+        assert!(totals.limits.contains_key(limit), "never {limit}");
     }
 }
 
@@ -142,32 +107,6 @@ impl log::Log for Lines {
     }
 
     fn flush(&self) {}
-}
-
-/// A generator of numbers that look random (splitmix64).
-#[derive(Clone)]
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
-        list[self.below(list.len())]
-    }
 }
 
 fn millis(count: u64) -> Duration {
@@ -604,30 +543,6 @@ fn broken(chance: &mut Chance, run: &Settings) -> (Vec<u8>, u16) {
     ];
     let way = chance.below(ways.len());
     ways[way].clone()
-}
-
-/// Takes a server's frame from the front, if it is complete.
-fn take_frame(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
-    let (&[first, second], rest) = bytes.split_first_chunk()?;
-    assert_eq!(
-        first & 0xf0,
-        0x80,
-        "a server's frames are whole, without extension bits"
-    );
-    let (len, header) = match second {
-        126 => (u16::from_be_bytes(*rest.first_chunk()?) as usize, 4),
-        127 => (u64::from_be_bytes(*rest.first_chunk()?) as usize, 10),
-        len => {
-            assert_eq!(len & 0x80, 0, "a server's frames are not masked");
-            (len as usize, 2)
-        }
-    };
-    if bytes.len() < header + len {
-        return None;
-    }
-    let payload = bytes[header..header + len].to_vec();
-    bytes.drain(..header + len);
-    Some((first & 0x0f, payload))
 }
 
 /// What does not change in a run, but for the time.

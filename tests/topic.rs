@@ -110,6 +110,32 @@ fn all_subscribers_get_all_messages_in_order() {
 }
 
 #[test]
+fn what_is_published_does_not_overtake_what_waits() {
+    /// Not all of them have a turn before more is published.
+    const MANY: usize = 200;
+
+    let (server, topic, _subscriptions) = server(Config::new(), Policy::DropOldest(1000));
+    testing::run(server, |server| async move {
+        let mut clients = Vec::new();
+        for _ in 0..MANY {
+            clients.push(server.connect("/ws").await.unwrap());
+        }
+        subscribed(&topic, MANY).await;
+        for i in 0..60 {
+            topic.publish(message(i));
+            if i % 3 == 0 {
+                yield_now().await;
+            }
+        }
+        for client in &mut clients {
+            for i in 0..60 {
+                assert_eq!(client.read().await.unwrap(), message(i));
+            }
+        }
+    });
+}
+
+#[test]
 fn who_unsubscribes_gets_what_waits_and_no_more() {
     let (server, topic, subscriptions) = server(Config::new(), Policy::DropOldest(10));
     testing::run(server, |server| async move {

@@ -9,6 +9,8 @@
     reason = "lengths and codes are made to fit"
 )]
 
+pub mod seeds;
+
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use std::{process::Command, time::Duration};
 use whit::{
