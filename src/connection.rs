@@ -52,7 +52,7 @@ use std::{
 /// ```
 /// use futures_lite::{StreamExt, future};
 /// use std::time::Duration;
-/// use whit::{Closed, Connection};
+/// use whit::{Closed, Connection, sleep};
 ///
 /// async fn echo(conn: Connection) -> Result<(), Closed> {
 ///     loop {
@@ -64,7 +64,7 @@ use std::{
 ///     let tick = async {
 ///         loop {
 ///             conn.write("tick").await?;
-///             smol::Timer::after(Duration::from_secs(1)).await;
+///             sleep(Duration::from_secs(1)).await;
 ///         }
 ///     };
 ///     let count = async {

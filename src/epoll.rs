@@ -326,6 +326,39 @@ impl<T: AsFd> Io<T> {
         Ok(io)
     }
 
+    /// Runs `operation` when there may be something to read.
+    pub(crate) fn poll_read_with<R>(
+        &self,
+        cx: &mut Context<'_>,
+        mut operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        let reading = &self.source.reading;
+        ready!(reading.turn.poll(cx));
+        let result = reading.poll(cx, || operation(&self.socket));
+        reading.turn.count(result, |_| 0)
+    }
+
+    /// Runs `operation` when there may be room to write.
+    pub(crate) fn poll_write_with<R>(
+        &self,
+        cx: &mut Context<'_>,
+        mut operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        let poll = self.source.writing.poll(cx, || operation(&self.socket));
+        self.wait_for_room(poll.is_pending())?;
+        poll
+    }
+
+    /// Has the kernel tell of room to write where somebody `waits` for it.
+    #[inline]
+    fn wait_for_room(&self, waits: bool) -> io::Result<()> {
+        match (self.source.telling.get(), waits) {
+            (Telling::Off, true) => self.tell_of_room(Telling::On),
+            (Telling::InVain, false) => self.tell_of_room(Telling::Off),
+            _ => Ok(()),
+        }
+    }
+
     /// Has the kernel tell of room to write, or not any more. If there is room it does so at once.
     #[cold]
     fn tell_of_room(&self, telling: Telling) -> io::Result<()> {
@@ -409,11 +442,7 @@ where
             }
             (&self.socket).write_vectored(&[IoSlice::new(buf), IoSlice::new(more)])
         });
-        match (source.telling.get(), poll.is_pending()) {
-            (Telling::Off, true) => self.tell_of_room(Telling::On)?,
-            (Telling::InVain, false) => self.tell_of_room(Telling::Off)?,
-            _ => {}
-        }
+        self.wait_for_room(poll.is_pending())?;
         poll
     }
 }
@@ -424,14 +453,11 @@ impl<T: AsFd> Io<T> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<(Io<S>, Option<SocketAddr>)>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let reading = &self.source.reading;
-        ready!(reading.turn.poll(cx));
-        let result = reading.poll(cx, || {
-            let (stream, peer) = acceptfrom_with(&self.socket, flags)?;
+        self.poll_read_with(cx, |socket| {
+            let (stream, peer) = acceptfrom_with(socket, flags)?;
             let peer = peer.and_then(|peer| peer.try_into().ok());
             Ok((Io::register(stream.into())?, peer))
-        });
-        reading.turn.count(result, |_| 0)
+        })
     }
 }
 

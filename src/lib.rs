@@ -12,6 +12,8 @@
 )]
 
 mod admission;
+#[cfg(unix)]
+mod async_fd;
 mod budget;
 mod close;
 mod config;
@@ -69,6 +71,8 @@ mod unix;
 mod wire;
 mod writer;
 
+#[cfg(unix)]
+pub use crate::async_fd::AsyncFd;
 pub use crate::{
     close::{CloseCode, Closed, ClosedBy},
     config::{Config, HEARTBEAT, Origins},
@@ -78,7 +82,7 @@ pub use crate::{
     listener::Listener,
     message::{Message, Text},
     proxy::TrustedProxy,
-    reactor::block_on,
+    reactor::{block_on, sleep_anywhere as sleep},
     request::Request,
     response::Response,
     server::{Server, ShutdownHandle},

@@ -161,15 +161,40 @@ where
 }
 
 impl<T> Io<T> {
+    /// Runs `operation` when there may be something to read.
+    pub(crate) fn poll_read_with<R>(
+        &self,
+        cx: &mut Context<'_>,
+        mut operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        ready!(self.poll_turn(cx))?;
+        let result = poll(
+            || operation(self.get_ref()),
+            || self.source.poll_readable(cx),
+        );
+        self.reading.count(result, |_| 0)
+    }
+
+    /// Runs `operation` when there may be room to write.
+    #[cfg(unix)]
+    pub(crate) fn poll_write_with<R>(
+        &self,
+        cx: &mut Context<'_>,
+        mut operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        poll(
+            || operation(self.get_ref()),
+            || self.source.poll_writable(cx),
+        )
+    }
+
     fn poll_accepted<S: AsSource>(
         &self,
         cx: &mut Context<'_>,
         accept: impl Fn(&T) -> io::Result<(S, Option<SocketAddr>)>,
     ) -> Poll<io::Result<(Io<S>, Option<SocketAddr>)>> {
-        ready!(self.poll_turn(cx))?;
-        let accepted = poll(|| accept(self.get_ref()), || self.source.poll_readable(cx));
-        self.reading.count(accepted, |_| 0).map(|accepted| {
-            let (stream, peer) = accepted?;
+        self.poll_read_with(cx, |listener| {
+            let (stream, peer) = accept(listener)?;
             Ok((Io::new(stream)?, peer))
         })
     }

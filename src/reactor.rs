@@ -17,6 +17,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, Waker},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -224,7 +225,9 @@ fn no_reactor(source: io::Error) -> Error {
 pub(crate) fn sockets() -> io::Result<Rc<Sockets>> {
     match current().as_deref().map(|reactor| &reactor.source) {
         Some(Source::System(sockets)) => Ok(sockets.clone()),
-        _ => Err(io::Error::other("there is no reactor to wait for sockets")),
+        _ => Err(io::Error::other(
+            "nobody waits here: that takes a server, or whit::block_on",
+        )),
     }
 }
 
@@ -248,11 +251,52 @@ pub(crate) async fn sleep_until(deadline: Instant) {
     Sleep::new(reactor, deadline).await;
 }
 
-/// For what may be polled by anyone. It stands apart because whoever does without it has nothing of async-io in the program.
+/// Waits for so long, among all that the server's thread waits for: in handlers, and wherever else [`block_on`] or a server polls it. It
+/// has no thread of its own there, as timers of smol's have, and in a [`Simulation`](crate::testing::Simulation) it goes by that
+/// clock.
+///
+/// Elsewhere a thread waits, until the time is over.
+///
+/// # Cancel safety
+///
+/// Nothing depends on it.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use whit::{Closed, Connection, sleep};
+///
+/// async fn count(conn: Connection) -> Result<(), Closed> {
+///     for second in 1.. {
+///         sleep(Duration::from_secs(1)).await;
+///         conn.write(format!("{second}")).await?;
+///     }
+///     Ok(())
+/// }
+/// ```
+pub async fn sleep_anywhere(duration: Duration) {
+    match now().checked_add(duration) {
+        Some(deadline) => sleep_until_anywhere(deadline).await,
+        None => future::pending().await,
+    }
+}
+
+/// For what may be polled by anyone.
 pub(crate) async fn sleep_until_anywhere(deadline: Instant) {
-    match current() {
-        Some(_) => sleep_until(deadline).await,
-        None => drop(Box::pin(Timer::at(deadline)).await),
+    if current().is_some() {
+        return sleep_until(deadline).await;
+    }
+    // Not a timer of smol's: with its reactor that is 40 KB of the program.
+    let sleep = move || thread::sleep(deadline.saturating_duration_since(Instant::now()));
+    let (over, waited) = async_channel::bounded::<()>(1);
+    let waiting = move || {
+        sleep();
+        drop(over);
+    };
+    match thread::Builder::new().spawn(waiting) {
+        Ok(_) => drop(waited.recv().await),
+        Err(_) => sleep(),
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{
     error::Result,
     listener::Listener,
     pipe::Pipe,
-    reactor::{self, Reactor},
+    reactor::Reactor,
     server::{Server, ShutdownHandle},
 };
 use async_channel::{Sender, unbounded};
@@ -24,7 +24,7 @@ use std::{
 /// the test alone, and hours take no time.
 ///
 /// It is polled only when something woke it, so that a wait without a wake shows as one that never ends. All of the
-/// server's times are those of the clock; a handler that is to have them too waits with [`sleep`]. Timers of smol's go by
+/// server's times are those of the clock; a handler that is to have them too waits with [`sleep`](crate::sleep). Timers of smol's go by
 /// real time.
 ///
 /// # Examples
@@ -151,9 +151,4 @@ impl fmt::Debug for Simulation {
             .field("has_ended", &self.has_ended())
             .finish_non_exhaustive()
     }
-}
-
-/// Waits: in a [`Simulation`] until its clock was moved so far, else in real time.
-pub async fn sleep(duration: Duration) {
-    reactor::sleep_until_anywhere(reactor::now() + duration).await;
 }

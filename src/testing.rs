@@ -54,10 +54,7 @@ use std::{
     time::Duration,
 };
 
-pub use crate::{
-    pipe::Pipe,
-    simulation::{Simulation, sleep},
-};
+pub use crate::{pipe::Pipe, simulation::Simulation};
 
 /// A test that takes longer has a wait without a wake in it.
 const HANG_GUARD: Duration = Duration::from_secs(30);

@@ -7,17 +7,25 @@ use futures_lite::{AsyncReadExt, future};
 use smol::{Async, LocalExecutor, Timer};
 use std::{
     cell::Cell,
-    io::{Read, Write},
+    fs::File,
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     rc::Rc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use support::handshake;
-use whit::{Connection, Listener, Server, ShutdownHandle};
+use whit::{Connection, Listener, Server, ShutdownHandle, sleep};
+#[cfg(unix)]
+use {std::os::unix::net::UnixStream, whit::AsyncFd};
 
-/// Says what came from a timer of smol's, a socket of smol's, and another thread.
+/// Says what came from whit's own timer and from a descriptor that it waits for; from a timer and a socket of smol's; and from another thread.
 async fn handle(conn: Connection) -> Result<(), Box<dyn std::error::Error>> {
+    sleep(Duration::from_millis(1)).await;
+    conn.write("sleep").await?;
+    #[cfg(unix)]
+    conn.write(through_a_descriptor().await?).await?;
+
     Timer::after(Duration::from_millis(1)).await;
     conn.write("timer").await?;
 
@@ -34,6 +42,38 @@ async fn handle(conn: Connection) -> Result<(), Box<dyn std::error::Error>> {
     thread::spawn(move || sender.send_blocking("thread"));
     conn.write(receiver.recv().await?).await?;
     Ok(())
+}
+
+/// More than is taken at once, so that both ends have to wait.
+#[cfg(unix)]
+async fn through_a_descriptor() -> std::io::Result<String> {
+    const BYTES: usize = 1 << 20;
+
+    let (output, input) = UnixStream::pair()?;
+    let (output, input) = (AsyncFd::new(output)?, AsyncFd::new(input)?);
+    let writing = async move {
+        let mut left = BYTES;
+        while left > 0 {
+            let piece = vec![b'x'; left.min(10_000)];
+            left -= input.write_with(|mut input| input.write(&piece)).await?;
+        }
+        std::io::Result::Ok(())
+    };
+    let reading = async {
+        let (mut count, mut bytes) = (0, [0; 3000]);
+        loop {
+            match output
+                .read_with(|mut output| output.read(&mut bytes))
+                .await?
+            {
+                // Its other end is closed.
+                0 => return Ok(count),
+                more => count += more,
+            }
+        }
+    };
+    let (_, count) = future::try_zip(writing, reading).await?;
+    Ok(format!("{count} bytes"))
 }
 
 /// A client in a thread of its own, which shuts the server down when it has heard all.
@@ -64,7 +104,10 @@ fn server() -> (Server, Listener, thread::JoinHandle<Vec<u8>>) {
 }
 
 fn expected() -> Vec<u8> {
-    let frames: [&[u8]; 4] = [
+    let frames: &[&[u8]] = &[
+        b"\x81\x05sleep",
+        #[cfg(unix)]
+        b"\x81\x0d1048576 bytes",
         b"\x81\x05timer",
         b"\x81\x06socket",
         b"\x81\x06thread",
@@ -114,4 +157,33 @@ fn two_servers_share_a_thread() {
     one.and(other).unwrap();
     assert_eq!(client.join().unwrap(), expected());
     assert_eq!(other_client.join().unwrap(), expected());
+}
+
+#[test]
+fn who_sleeps_without_a_server_is_woken_too() {
+    let begin = Instant::now();
+    future::block_on(sleep(Duration::from_millis(20)));
+    assert!(begin.elapsed() >= Duration::from_millis(20));
+    // Longer than any clock goes.
+    assert!(future::block_on(future::poll_once(sleep(Duration::MAX))).is_none());
+}
+
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_waited_for_is_refused() {
+    let waiting = whit::block_on(async { AsyncFd::new(File::open("Cargo.toml").unwrap()) });
+    let error = waiting.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+}
+
+#[test]
+fn a_lean_server_is_told_where_nobody_waits_for_it() {
+    let listener = Listener::bind("127.0.0.1:0").unwrap();
+    let serving = Server::new().serve_lean(listener);
+    let served = smol::block_on(future::or(serving, async { Ok(()) }));
+    // Where there is no epoll smol's reactor is everywhere.
+    if cfg!(all(target_os = "linux", not(whit_portable))) {
+        let error = served.unwrap_err().to_string();
+        assert!(error.contains("block_on"), "{error}");
+    }
 }

@@ -24,7 +24,7 @@ use support::{
 };
 use whit::{
     CloseCode, ClosedBy, Config, Connection, HEARTBEAT, Message, Server, Stats, TryWriteError,
-    testing::{self, Pipe, Simulation},
+    testing::{Pipe, Simulation},
 };
 
 const SEEDS: u64 = 3000;
@@ -182,7 +182,7 @@ async fn handle(seen: Rc<Seen>, conn: Connection, longest: usize) -> Result<(), 
                     Err(TryWriteError::Closed(_)) => return Ok(()),
                 }
                 if pause {
-                    testing::sleep(millis(50)).await;
+                    whit::sleep(millis(50)).await;
                 }
                 future::yield_now().await;
             }
@@ -193,8 +193,8 @@ async fn handle(seen: Rc<Seen>, conn: Connection, longest: usize) -> Result<(), 
     let mut number = 0;
     loop {
         match kind.as_str() {
-            "slow" => testing::sleep(millis(chance.below(60) as u64)).await,
-            "drowsy" if number == 2 => testing::sleep(millis(3000)).await,
+            "slow" => whit::sleep(millis(chance.below(60) as u64)).await,
+            "drowsy" if number == 2 => whit::sleep(millis(3000)).await,
             "panics" if number == enough => std::panic::resume_unwind(Box::new("on purpose")),
             "fails" if number == enough => return Err(io::ErrorKind::Other.into()),
             "returns" if number == enough => return Ok(()),

@@ -1,0 +1,131 @@
+//! Descriptors that are waited for with all else.
+
+use crate::reactor::Io;
+use futures_lite::future::poll_fn;
+use std::{
+    io,
+    os::fd::AsFd,
+    task::{Context, Poll},
+};
+
+/// A descriptor that the server's thread waits for with all else that it waits for: of a pipe, a serial port, a line of GPIO, an
+/// inotify. It needs no thread of its own, as smol's reactor does.
+///
+/// One task can wait to read and one to write: where several do, the last that came is woken.
+///
+/// # Examples
+///
+/// What is written to a named pipe goes to all clients:
+///
+/// ```no_run
+/// use std::{fs::File, io::Read};
+/// use whit::{AsyncFd, Connection, Policy, Server, Topic};
+///
+/// async fn publish(topic: Topic) -> std::io::Result<()> {
+///     // Open for writing, too, or it would end when the first who writes to it does.
+///     let pipe = File::options().read(true).write(true).open("/run/sensors")?;
+///     let pipe = AsyncFd::new(pipe)?;
+///     let mut bytes = [0; 4096];
+///     loop {
+///         let count = pipe.read_with(|mut pipe| pipe.read(&mut bytes)).await?;
+///         topic.publish(bytes[..count].to_vec());
+///     }
+/// }
+///
+/// let server = Server::new();
+/// let topic = server.hub().topic("sensors");
+/// let subscribed = topic.clone();
+/// let server = server.route("/ws", move |conn: Connection| {
+///     let topic = subscribed.clone();
+///     async move {
+///         let _subscription = topic.subscribe(&conn, Policy::Latest);
+///         Err::<(), _>(conn.closed().await)
+///     }
+/// });
+/// let listener = whit::Listener::bind("127.0.0.1:7777")?;
+/// let publishing = async { Ok(publish(topic).await?) };
+/// whit::block_on(futures_lite::future::or(
+///     async { server.serve(listener).await.map_err(Into::into) },
+///     publishing,
+/// ))?
+/// # .map_err(|error: Box<dyn std::error::Error>| error)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct AsyncFd<T>(Io<T>);
+
+impl<T: AsFd> AsyncFd<T> {
+    /// Takes a descriptor, which does not block any more from then on (`O_NONBLOCK`), wherever else it is open.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not let it wait for such: regular files and folders are always ready. Also where this is called neither in a
+    /// handler, nor in a future that [`block_on`](crate::block_on) runs.
+    pub fn new(fd: T) -> io::Result<Self> {
+        Io::new(fd).map(Self)
+    }
+
+    /// What it was made of.
+    pub fn get_ref(&self) -> &T {
+        self.0.get_ref()
+    }
+
+    /// Runs `operation`, again each time that there may be something to read, until it gives anything else than
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock). One that was interrupted by a signal is run again.
+    ///
+    /// # Errors
+    ///
+    /// Those of `operation`.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped before it is ready `operation` has done nothing.
+    pub async fn read_with<R>(
+        &self,
+        mut operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> io::Result<R> {
+        poll_fn(|cx| self.poll_read_with(cx, &mut operation)).await
+    }
+
+    /// The same when there may be room to write.
+    ///
+    /// # Errors
+    ///
+    /// Those of `operation`.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped before it is ready `operation` has done nothing.
+    pub async fn write_with<R>(
+        &self,
+        mut operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> io::Result<R> {
+        poll_fn(|cx| self.poll_write_with(cx, &mut operation)).await
+    }
+
+    /// What [`read_with`](Self::read_with) does each time that it is polled.
+    ///
+    /// # Errors
+    ///
+    /// Those of `operation`.
+    pub fn poll_read_with<R>(
+        &self,
+        cx: &mut Context<'_>,
+        operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        self.0.poll_read_with(cx, operation)
+    }
+
+    /// What [`write_with`](Self::write_with) does each time that it is polled.
+    ///
+    /// # Errors
+    ///
+    /// Those of `operation`.
+    pub fn poll_write_with<R>(
+        &self,
+        cx: &mut Context<'_>,
+        operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        self.0.poll_write_with(cx, operation)
+    }
+}
