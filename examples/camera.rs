@@ -13,12 +13,11 @@
 
 use futures_lite::{AsyncReadExt, future};
 use smol::{
-    Timer,
     channel::{self, Receiver, Sender},
     process::{Command, Stdio},
 };
 use std::{env, io, time::Duration};
-use whit::{Closed, Connection, Listener, Policy, Response, Server, Topic};
+use whit::{Closed, Connection, Listener, Policy, Response, Server, Topic, sleep};
 
 /// Between two test pictures.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -40,7 +39,7 @@ async fn film(camera: Topic, command: Vec<String>, someone_came: Receiver<()>) -
         if let Err(error) = record(&camera, program, args).await {
             eprintln!("camera: {program}: {error}");
             camera.publish(format!("{program}: {error}"));
-            Timer::after(PAUSE).await;
+            sleep(PAUSE).await;
         }
     }
 }
@@ -107,7 +106,7 @@ async fn draw(camera: &Topic) {
         if camera.publish(test_picture(time)) == 0 {
             return;
         }
-        Timer::after(PERIOD).await;
+        sleep(PERIOD).await;
     }
 }
 

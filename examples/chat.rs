@@ -11,7 +11,6 @@
 //! names of all who are, a line each, after every coming and going), `said` (a name, then the text) or `missed` (so
 //! many messages, because it read too slowly).
 
-use smol::Timer;
 use std::{cell::RefCell, collections::BTreeSet, env, rc::Rc, time::Duration};
 use whit::{Closed, Config, Connection, Hub, Listener, Policy, Response, Server, Topic};
 
@@ -82,7 +81,7 @@ async fn chat(conn: Connection, hub: Hub, guests: Guests) -> Result<(), Closed> 
         if let Some(text) = conn.read().await?.as_text() {
             said.publish(format!("said\n{}\n{text}", guest.place.1));
         }
-        Timer::after(PAUSE).await;
+        whit::sleep(PAUSE).await;
     }
 }
 

@@ -11,15 +11,12 @@
 //! `temperature` (degrees Celsius), `received` and `sent` (bytes a second, all interfaces but the loopback).
 
 use futures_lite::future;
-use smol::{
-    Timer,
-    channel::{self, Receiver, Sender},
-};
+use smol::channel::{self, Receiver, Sender};
 use std::{
     env, fs,
     time::{Duration, Instant},
 };
-use whit::{Closed, Connection, Listener, Policy, Response, Server, Topic};
+use whit::{Closed, Connection, Listener, Policy, Response, Server, Topic, sleep};
 
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -98,7 +95,7 @@ async fn measure(dashboard: Topic, someone_came: Receiver<()>) -> whit::Result<(
                 dashboard.publish_keyed(name, format!("{name} {value:.2}"));
             }
         }
-        Timer::after(PERIOD).await;
+        sleep(PERIOD).await;
     }
 }
 

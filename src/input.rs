@@ -7,7 +7,6 @@ use crate::{
 };
 use async_channel::{Receiver, Sender, bounded};
 use futures_lite::future;
-use smol::Timer;
 use std::{
     io::{self, Read, Write},
     mem,
@@ -15,7 +14,7 @@ use std::{
     thread,
     time::Duration,
 };
-use whit::{Closed, Connection, Message, Policy, Server, Topic};
+use whit::{Closed, Connection, Message, Policy, Server, Topic, sleep};
 
 /// What is read at once. Its messages are on their way before more is read.
 const READ_BYTES: usize = 16 * 1024;
@@ -59,7 +58,7 @@ pub(crate) fn work(server: Server, path: &str, flags: &Flags, max_message_bytes:
                 // Clients are gone: what they sent is on its way.
                 back.close();
                 let waited = async {
-                    Timer::after(WRITE_TIMEOUT).await;
+                    sleep(WRITE_TIMEOUT).await;
                     log::warn!("standard output: nobody reads it: what clients sent last is lost");
                 };
                 let written = async {

@@ -130,7 +130,7 @@ fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
         server = server.reload_on_hangup(move || reload(&started_with, &args));
     }
     let serving: Serving = Box::pin(async {
-        let served = server.serve(listener).await;
+        let served = server.serve_lean(listener).await;
         // It heeds no signals any more, and what the job does after it may take its time.
         end_on_signals()?;
         Ok(served?)

@@ -9,6 +9,7 @@ use futures_lite::{
 };
 use rustix::{
     buffer::spare_capacity,
+    event::{PollFd, PollFlags, Timespec, poll},
     fd::OwnedFd,
     io::{Errno, ioctl_fionread, read, retry_on_intr, writev},
     process::{
@@ -17,7 +18,6 @@ use rustix::{
     },
 };
 use signal_hook::{consts::SIGCHLD, flag};
-use smol::{Async, Timer};
 use std::{
     cell::Cell,
     ffi::OsString,
@@ -30,6 +30,7 @@ use std::{
     thread,
     time::Duration,
 };
+use whit::{AsyncFd, sleep};
 
 /// What systemd tells its own service, and nobody else.
 const OWN_VARIABLES: [&str; 7] = [
@@ -59,7 +60,7 @@ pub(crate) struct Pipes {
 pub(crate) struct Process {
     group: Group,
     /// Readable once it has ended.
-    pidfd: Async<OwnedFd>,
+    pidfd: AsyncFd<OwnedFd>,
     has_ended: Cell<bool>,
 }
 
@@ -94,14 +95,14 @@ impl Process {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
         let pipes = Pipes {
-            input: Inlet(Async::new(input.into())?),
+            input: Inlet(AsyncFd::new(input.into())?),
             output: Outlet::of(output.into())?,
             errors: Outlet::of(errors.into())?,
         };
         let pidfd = pidfd_open(group.id(), PidfdFlags::empty())?;
         let process = Self {
             group,
-            pidfd: Async::new(pidfd)?,
+            pidfd: AsyncFd::new(pidfd)?,
             has_ended: Cell::new(false),
         };
         Ok((process, pipes))
@@ -112,8 +113,15 @@ impl Process {
     }
 
     fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let has_ended = |pidfd: &OwnedFd| {
+            let now = Timespec::default();
+            match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now))? {
+                0 => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Ok(()),
+            }
+        };
         if !self.has_ended.get() {
-            if let Err(error) = ready!(self.pidfd.poll_readable(cx)) {
+            if let Err(error) = ready!(self.pidfd.poll_read_with(cx, has_ended)) {
                 log::error!("cannot wait for process {}: {error}", self.id());
             }
             self.has_ended.set(true);
@@ -134,7 +142,7 @@ impl Process {
         self.group.signal(Signal::TERM);
         drop(pipes);
         let late = async {
-            Timer::after(grace).await;
+            sleep(grace).await;
             log::info!("process {} did not end on SIGTERM: killed", self.id());
             self.group.signal(Signal::KILL);
             future::pending().await
@@ -151,7 +159,7 @@ impl Process {
             if let Some(status) = self.group.reap()? {
                 return Ok(status);
             }
-            Timer::after(PAUSE).await;
+            sleep(PAUSE).await;
         }
     }
 }
@@ -199,7 +207,7 @@ impl Drop for Group {
 }
 
 /// The end of a pipe that a process reads from.
-pub(crate) struct Inlet(Async<OwnedFd>);
+pub(crate) struct Inlet(AsyncFd<OwnedFd>);
 
 impl Inlet {
     /// Writes all of the parts, waiting while the pipe is full.
@@ -208,12 +216,8 @@ impl Inlet {
             // What is empty is done.
             IoSlice::advance_slices(&mut parts, 0);
             while !parts.is_empty() {
-                match writev(&self.0, parts) {
-                    Ok(count) => IoSlice::advance_slices(&mut parts, count),
-                    Err(Errno::INTR) => {}
-                    Err(Errno::WOULDBLOCK) => ready!(self.0.poll_writable(cx))?,
-                    Err(error) => return Poll::Ready(Err(error.into())),
-                }
+                let written = self.0.poll_write_with(cx, |pipe| Ok(writev(pipe, parts)?));
+                IoSlice::advance_slices(&mut parts, ready!(written)?);
             }
             Poll::Ready(Ok(()))
         })
@@ -223,7 +227,7 @@ impl Inlet {
 
 /// The end of a pipe that a process writes to.
 pub(crate) struct Outlet {
-    pipe: Async<OwnedFd>,
+    pipe: AsyncFd<OwnedFd>,
     /// Its last words were read.
     is_over: bool,
     /// What of it was in the pipe when it ended, and is still to be read. Somebody who left its group may write on.
@@ -233,7 +237,7 @@ pub(crate) struct Outlet {
 impl Outlet {
     fn of(pipe: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            pipe: Async::new(pipe)?,
+            pipe: AsyncFd::new(pipe)?,
             is_over: false,
             left: None,
         })
@@ -256,27 +260,28 @@ impl Outlet {
         const CHUNK: usize = 8 * 1024;
 
         if self.left.is_none() && process.poll_end(cx).is_ready() {
-            self.left = Some(ioctl_fionread(&self.pipe).unwrap_or(0));
+            self.left = Some(ioctl_fionread(self.pipe.get_ref()).unwrap_or(0));
         }
         while !self.is_over && self.left != Some(0) {
             bytes.reserve(CHUNK);
-            match read(&self.pipe, spare_capacity(bytes)) {
+            let is_all = self.left.is_some();
+            let result = self.pipe.poll_read_with(cx, |pipe| {
+                match read(pipe, spare_capacity(bytes)) {
+                    // Nothing more of it will come.
+                    Err(Errno::WOULDBLOCK) if is_all => Ok(0),
+                    result => Ok(result?),
+                }
+            });
+            if result.is_pending() && bytes.is_empty() {
+                // It may be long until there is something.
+                *bytes = Vec::new();
+            }
+            match ready!(result) {
                 Ok(count @ 1..) => {
                     if let Some(left) = &mut self.left {
                         *left = left.saturating_sub(count as u64);
                     }
                     return Poll::Ready(true);
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) if self.left.is_none() => {
-                    if bytes.is_empty() {
-                        // It may be long until there is something.
-                        *bytes = Vec::new();
-                    }
-                    match ready!(self.pipe.poll_readable(cx)) {
-                        Ok(()) => {}
-                        Err(_) => self.is_over = true,
-                    }
                 }
                 Ok(0) | Err(_) => self.is_over = true,
             }

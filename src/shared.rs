@@ -9,13 +9,12 @@ use crate::{
 };
 use async_channel::Receiver;
 use futures_lite::future;
-use smol::Timer;
 use std::{
     error::Error,
     rc::Rc,
     time::{Duration, Instant},
 };
-use whit::{Closed, Connection, Hub, Policy, Topic};
+use whit::{Closed, Connection, Hub, Policy, Topic, sleep};
 
 /// How long it waits before it starts the process again, which doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -84,7 +83,7 @@ impl Shared {
                 let _ = end.recv().await;
             };
             let pausing = async {
-                Timer::after(pause).await;
+                sleep(pause).await;
             };
             future::or(pausing, over).await;
             pause = LONGEST_PAUSE.min(pause * 2);
