@@ -3,9 +3,9 @@
 use crate::{
     owner::Owner,
     relay, run, tee,
-    values::{Mistake, count, mode, or_off, read_file, size, time, value},
+    values::{Mistake, count, mode, or_off, read_file, size, text, time, value},
 };
-use lexopt::{Parser, ValueExt, prelude::*};
+use lexopt::{Parser, prelude::*};
 use std::{
     ffi::OsString,
     fmt, io, mem,
@@ -273,14 +273,14 @@ impl Options {
         while let Some(arg) = args.next()? {
             let config = &mut options.config;
             match arg {
-                Long("listen") => options.listen.push(args.value()?.string()?),
+                Long("listen") => options.listen.push(text(&mut args)?),
                 Long("socket-mode") => {
                     options.socket_mode = value(&mut args, "--socket-mode", mode)?;
                 }
                 Long("socket-owner") => {
                     options.socket_owner = Some(value(&mut args, "--socket-owner", Owner::of)?);
                 }
-                Long("path") => options.path = Some(args.value()?.string()?),
+                Long("path") => options.path = Some(text(&mut args)?),
                 Long("heartbeat") => {
                     let heartbeat = value(&mut args, "--heartbeat", |text| or_off(text, time))?;
                     options.heartbeat = Some(heartbeat);
@@ -297,7 +297,7 @@ impl Options {
                         value(&mut args, "--idle-timeout", |text| or_off(text, time))?;
                 }
                 Long("allow-origin") => {
-                    let origin = args.value()?.string()?;
+                    let origin = text(&mut args)?;
                     let taken = mem::take(config);
                     *config = match origin.as_str() {
                         "any" => taken.allow_any_origin(),
@@ -314,8 +314,7 @@ impl Options {
                         })?;
                 }
                 Long("trusted-proxy") => {
-                    let text = args.value()?.string()?;
-                    config.trusted_proxies.push(text.parse()?);
+                    config.trusted_proxies.push(text(&mut args)?.parse()?);
                 }
                 Long("max-message") => {
                     config.max_message_bytes = value(&mut args, "--max-message", size)?

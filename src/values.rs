@@ -36,8 +36,19 @@ pub(crate) fn value<T>(
     flag: &str,
     parse: impl Fn(&str) -> Result<T, &'static str>,
 ) -> Result<T, lexopt::Error> {
-    let text = args.value()?.string()?;
-    parse(&text).map_err(|rule| format!("{flag} {text}: {rule}").into())
+    let text = text(args)?;
+    parse(&text).map_err(|rule| not_one(flag, &text, rule))
+}
+
+/// The next argument. It and the next stand apart, or each flag has them in the program.
+#[inline(never)]
+pub(crate) fn text(args: &mut Parser) -> Result<String, lexopt::Error> {
+    args.value()?.string()
+}
+
+#[cold]
+fn not_one(flag: &str, text: &str, rule: &str) -> lexopt::Error {
+    format!("{flag} {text}: {rule}").into()
 }
 
 pub(crate) fn or_off<T>(
