@@ -18,38 +18,35 @@ use std::{
 /// What is written to a named pipe goes to all clients:
 ///
 /// ```no_run
-/// use std::{fs::File, io::Read};
-/// use whit::{AsyncFd, Connection, Policy, Server, Topic};
+/// use futures_lite::future;
+/// use std::{error::Error, fs::File, io::Read};
+/// use whit::{AsyncFd, Closed, Connection, Listener, Policy, Server, Topic};
 ///
-/// async fn publish(topic: Topic) -> std::io::Result<()> {
-///     // Open for writing, too, or it would end when the first who writes to it does.
+/// async fn publish(sensors: Topic) -> Result<(), Box<dyn Error>> {
+///     // Open for writing, too: otherwise it ends with the first who writes to it.
 ///     let pipe = File::options().read(true).write(true).open("/run/sensors")?;
 ///     let pipe = AsyncFd::new(pipe)?;
 ///     let mut bytes = [0; 4096];
 ///     loop {
 ///         let count = pipe.read_with(|mut pipe| pipe.read(&mut bytes)).await?;
-///         topic.publish(bytes[..count].to_vec());
+///         sensors.publish(bytes[..count].to_vec());
 ///     }
 /// }
 ///
-/// let server = Server::new();
-/// let topic = server.hub().topic("sensors");
-/// let subscribed = topic.clone();
-/// let server = server.route("/ws", move |conn: Connection| {
-///     let topic = subscribed.clone();
-///     async move {
-///         let _subscription = topic.subscribe(&conn, Policy::Latest);
-///         Err::<(), _>(conn.closed().await)
-///     }
-/// });
-/// let listener = whit::Listener::bind("127.0.0.1:7777")?;
-/// let publishing = async { Ok(publish(topic).await?) };
-/// whit::block_on(futures_lite::future::or(
-///     async { server.serve(listener).await.map_err(Into::into) },
-///     publishing,
-/// ))?
-/// # .map_err(|error: Box<dyn std::error::Error>| error)?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// async fn watch(conn: Connection, sensors: Topic) -> Result<(), Closed> {
+///     let _subscription = sensors.subscribe(&conn, Policy::Latest);
+///     Err(conn.closed().await)
+/// }
+///
+/// fn main() -> Result<(), Box<dyn Error>> {
+///     let server = Server::new();
+///     let sensors = server.hub().topic("sensors");
+///     let publishing = publish(sensors.clone());
+///     let server = server.route("/ws", move |conn| watch(conn, sensors.clone()));
+///     let listener = Listener::bind("127.0.0.1:7777")?;
+///     let serving = async { Ok(server.serve(listener).await?) };
+///     whit::block_on(future::or(serving, publishing))?
+/// }
 /// ```
 #[derive(Debug)]
 pub struct AsyncFd<T>(Io<T>);
