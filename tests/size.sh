@@ -27,12 +27,15 @@ minimal=(--manifest-path tests/size/Cargo.toml --locked --quiet)
 # A standard library of which only what is needed is left, as only a nightly compiler would build it: one word, for all of them.
 smallest=(--profile smallest -Zbuild-std=std,panic_abort -Zbuild-std-features=panic_immediate_abort)
 
-# smallest TARGET: builds a minimal server for it, of which $program is the path.
+# smallest TARGET: measures the command and a minimal server in the smallest profile, of which the latter is at $program then.
 smallest() {
     need_target "$1"
     alone add_to_rust "$(dpkg --print-architecture)" rust-web-src
+    RUSTC_BOOTSTRAP=1 cross_cargo "$1" build --locked --quiet "${smallest[@]}"
+    measured "smallest command $1" "$(bytes "$cross/$triple/smallest/whit")"
     MINIMAL_ADDR=$addr RUSTC_BOOTSTRAP=1 cross_cargo "$1" build "${minimal[@]}" "${smallest[@]}"
     program=$cross/$triple/smallest/minimal
+    measured "smallest minimal $1" "$(bytes "$program")"
 }
 
 # Where minimal servers listen, which is a part of them.
@@ -66,14 +69,13 @@ on_this_machine() {
     local features target=${CARGO_TARGET_DIR:-$repository/target} program
     program=$target/release/minimal
     need_whit
-    measured "command x86-64" "$(bytes "$whit")"
+    measured "command x86_64" "$(bytes "$whit")"
     for features in '' signals systemd testing; do
         MINIMAL_ADDR=$addr cargo build "${minimal[@]}" --target-dir "$target" --release --features "$features"
-        measured "minimal x86-64${features:+ $features}" "$(bytes "$program")"
+        measured "minimal x86_64${features:+ $features}" "$(bytes "$program")"
         [ -n "$features" ] || echoes "$program"
     done
     smallest x86_64
-    measured "smallest x86-64" "$(bytes "$program")"
     echoes "$program"
 
     # The median of nine: where the system happens to place files decides how much of them is there, too.
@@ -84,7 +86,7 @@ on_this_machine() {
         awk '/^VmRSS/ { print $2 * 1024 }' "/proc/$server_pid/status" >>"$temp/resident"
         stop_server
     done
-    measured "memory x86-64" "$(sort -n "$temp/resident" | sed -n 5p)"
+    measured "memory x86_64" "$(sort -n "$temp/resident" | sed -n 5p)"
 }
 
 # on TARGET: the same on the processor of a Pi.
@@ -95,7 +97,6 @@ on() {
     MINIMAL_ADDR=$addr cross_cargo "$1" build "${minimal[@]}" --release
     measured "minimal $1" "$(bytes "$cross/$triple/release/minimal")"
     smallest "$1"
-    measured "smallest $1" "$(bytes "$program")"
     echoes $runner "$program"
 }
 
