@@ -1,6 +1,6 @@
 //! Descriptors that are waited for with all else.
 
-use crate::reactor::Io;
+use crate::reactor::{Io, register};
 use futures_lite::future::poll_fn;
 use std::{
     io,
@@ -59,7 +59,7 @@ impl<T: AsFd> AsyncFd<T> {
     /// If the system does not let it wait for such: regular files and folders are always ready. Also where this is called neither in a
     /// handler, nor in a future that [`block_on`](crate::block_on) runs.
     pub fn new(fd: T) -> io::Result<Self> {
-        Io::new(fd).map(Self)
+        register(fd).map(Self)
     }
 
     /// What it was made of.

@@ -3,7 +3,7 @@
 //! The kernel tells of each change once, and what it told is remembered: a socket is read, or written, until it has nothing
 //! more, and then costs no system call until it has.
 
-use crate::{reactor, slot::Slot, turn::Turn};
+use crate::{slot::Slot, turn::Turn};
 use futures_lite::ready;
 use rustix::{
     buffer::spare_capacity,
@@ -297,9 +297,10 @@ impl<T> Io<T> {
 }
 
 impl<T: AsFd> Io<T> {
-    pub(crate) fn new(socket: T) -> io::Result<Self> {
+    /// To be waited for with `sockets`.
+    pub(crate) fn new(socket: T, sockets: Rc<Sockets>) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Self::register(socket)
+        Self::register(socket, sockets)
     }
 
     /// What the kernel always tells.
@@ -308,8 +309,7 @@ impl<T: AsFd> Io<T> {
         .union(EventFlags::ET);
 
     /// Takes a socket that was made not to block.
-    fn register(socket: T) -> io::Result<Self> {
-        let sockets = reactor::sockets()?;
+    fn register(socket: T, sockets: Rc<Sockets>) -> io::Result<Self> {
         let source = Rc::new(Source {
             reading: Direction::new(),
             writing: Direction::new(),
@@ -456,7 +456,7 @@ impl<T: AsFd> Io<T> {
         self.poll_read_with(cx, |socket| {
             let (stream, peer) = acceptfrom_with(socket, flags)?;
             let peer = peer.and_then(|peer| peer.try_into().ok());
-            Ok((Io::register(stream.into())?, peer))
+            Ok((Io::register(stream.into(), self.sockets.clone())?, peer))
         })
     }
 }
@@ -464,7 +464,7 @@ impl<T: AsFd> Io<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reactor::{block_on, sleep};
+    use crate::reactor::{block_on, register, sleep};
     use futures_lite::future::{poll_fn, poll_once};
     use std::os::unix::net::UnixStream;
 
@@ -472,7 +472,7 @@ mod tests {
     fn room_in_a_unix_socket_is_told_of_only_to_those_who_wait() {
         block_on(async {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
-            let ours = Io::new(ours).unwrap();
+            let ours = register(ours).unwrap();
             let write = || poll_fn(|cx| ours.poll_write(cx, &[0; 4096], &[]));
             let told = || ours.source.telling.get();
             let mut read = || theirs.read(&mut [0; 4096]).unwrap();

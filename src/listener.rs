@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    reactor::Io,
+    reactor::{Io, register},
     socket::{Socket, Stream},
     tcp,
 };
@@ -151,7 +151,7 @@ impl Listener {
         for listener in self.tcp {
             tcp::tune(&listener);
             let addr = listener.local_addr();
-            sources.push(match Io::new(listener) {
+            sources.push(match register(listener) {
                 Ok(io) => Source::Tcp(io),
                 Err(source) => {
                     return Err(Error::Listen {
@@ -165,7 +165,7 @@ impl Listener {
         for (listener, file) in self.unix {
             // It only tunes.
             let _ = unix::tune(&listener);
-            sources.push(match Io::new(listener) {
+            sources.push(match register(listener) {
                 Ok(io) => Source::Unix(io, file),
                 Err(source) => {
                     return Err(Error::Listen {

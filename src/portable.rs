@@ -95,10 +95,9 @@ fn poll<R>(
     }
 }
 
-impl<T: AsSource> Io<T> {
-    pub(crate) fn new(socket: T) -> io::Result<Self> {
-        Async::new(socket).map(Self::from_async)
-    }
+/// Takes a socket.
+pub(crate) fn register<T: AsSource>(socket: T) -> io::Result<Io<T>> {
+    Async::new(socket).map(Io::from_async)
 }
 
 impl<T> Io<T>
@@ -195,7 +194,7 @@ impl<T> Io<T> {
     ) -> Poll<io::Result<(Io<S>, Option<SocketAddr>)>> {
         self.poll_read_with(cx, |listener| {
             let (stream, peer) = accept(listener)?;
-            Ok((Io::new(stream)?, peer))
+            Ok((register(stream)?, peer))
         })
     }
 }

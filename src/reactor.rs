@@ -5,11 +5,13 @@
 #[cfg(all(target_os = "linux", not(whit_portable)))]
 pub(crate) use crate::epoll::{Io, Sockets};
 #[cfg(not(all(target_os = "linux", not(whit_portable))))]
-pub(crate) use crate::portable::{Io, Sockets};
+pub(crate) use crate::portable::{Io, Sockets, register};
 
 use crate::error::{Error, Result};
 use futures_lite::future;
 use smol::Timer;
+#[cfg(all(target_os = "linux", not(whit_portable)))]
+use std::os::fd::AsFd;
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
@@ -225,11 +227,11 @@ fn no_reactor(source: io::Error) -> Error {
     Error::Reactor { source }
 }
 
-/// The sockets that what is being polled waits with.
+/// Takes a socket, to be waited for with those of what is being polled.
 #[cfg(all(target_os = "linux", not(whit_portable)))]
-pub(crate) fn sockets() -> io::Result<Rc<Sockets>> {
+pub(crate) fn register<T: AsFd>(socket: T) -> io::Result<Io<T>> {
     match current().as_deref().map(|reactor| &reactor.source) {
-        Some(Source::System(sockets)) => Ok(sockets.clone()),
+        Some(Source::System(sockets)) => Io::new(socket, sockets.clone()),
         _ => Err(io::Error::other(
             "nobody waits here: that takes a server, or whit::block_on",
         )),

@@ -1,6 +1,10 @@
 //! What signals do to a server.
 
-use crate::{config::Config, house::House, reactor::Io};
+use crate::{
+    config::Config,
+    house::House,
+    reactor::{Io, register},
+};
 use futures_lite::future::{self, poll_fn};
 use signal_hook::{
     SigId,
@@ -105,7 +109,7 @@ impl Caught {
     fn of(signals: impl IntoIterator<Item = c_int>) -> io::Result<Self> {
         let (caught, catch) = UnixStream::pair()?;
         let mut this = Self {
-            bytes: Io::new(caught)?,
+            bytes: register(caught)?,
             actions: Vec::new(),
         };
         for signal in signals {

@@ -48,7 +48,7 @@ impl Socket {
 
     #[cfg(test)]
     pub(crate) fn tcp(stream: TcpStream, patience: Duration) -> io::Result<Self> {
-        Io::new(stream).map(|io| Self::new(Stream::Tcp(io), patience))
+        crate::reactor::register(stream).map(|io| Self::new(Stream::Tcp(io), patience))
     }
 
     #[cfg(all(fuzzing, feature = "testing"))]
