@@ -425,10 +425,12 @@ impl Talk<'_> {
 
     /// Polls the handler if something woke it, and closes as its end demands. Ready when it has ended.
     fn poll_handler(&mut self) -> Poll<()> {
+        let link = &self.link;
         let Some(handling) = &mut self.handling else {
+            // Its own close may have woken it, or anyone who still has its waker.
+            link.gate.dismiss();
             return Poll::Ready(());
         };
-        let link = &self.link;
         let poll = || {
             link.gate.poll_woken(|cx| {
                 handling.as_mut().poll(cx).map(|result| match result {

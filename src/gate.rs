@@ -138,6 +138,11 @@ impl Gate {
         poll
     }
 
+    /// The guest has left: what woke it is nothing to be done.
+    pub(crate) fn dismiss(&self) {
+        self.knocks.woken.store(false, Ordering::SeqCst);
+    }
+
     /// Wakes nobody any more: who keeps the guest's waker would keep the task's memory.
     pub(crate) fn shut(&self) {
         self.task.take();

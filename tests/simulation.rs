@@ -130,9 +130,9 @@ fn message(client: usize, number: usize, longest: usize) -> Message {
 }
 
 /// What the handlers do.
-const HANDLERS: [&str; 13] = [
+const HANDLERS: [&str; 14] = [
     "echo", "echo", "stream", "slow", "drowsy", "panics", "fails", "returns", "closes", "drops",
-    "keeps", "hogs", "pushes",
+    "leaves", "keeps", "hogs", "pushes",
 ];
 
 /// What handlers saw, for the run to look at.
@@ -171,6 +171,16 @@ async fn handle(seen: Rc<Seen>, conn: Connection, longest: usize) -> Result<(), 
         "hogs" => {
             seen.kept.borrow_mut().push(conn);
             return std::future::pending().await;
+        }
+        "leaves" => {
+            // It waits for a message still when it closes, and returns at once.
+            let leaving = async {
+                whit::sleep(millis(chance.below(300) as u64)).await;
+                conn.close(CloseCode::new(4000).unwrap(), "enough");
+            };
+            let reading = async { while conn.read().await.is_ok() {} };
+            future::or(reading, leaving).await;
+            return Ok(());
         }
         "pushes" => {
             let mut number = 0;
@@ -918,7 +928,7 @@ impl Run {
             (ClosedBy::Local, 1006) => client.mute || client.lost || silence >= patience,
             (ClosedBy::Local, 1011) => matches!(kind, "panics" | "fails"),
             (ClosedBy::Local, 1013) => stats.shed > 0,
-            (ClosedBy::Local, 4000) => kind == "closes",
+            (ClosedBy::Local, 4000) => matches!(kind, "closes" | "leaves"),
             (ClosedBy::Local, code) => client.ended == Some(Mark::Broken(code)),
         };
         assert!(
