@@ -11,7 +11,8 @@ use std::{
 /// A descriptor that the server's thread waits for with all else that it waits for: of a pipe, a serial port, a line of GPIO, an
 /// inotify. It needs no thread of its own, as smol's reactor does.
 ///
-/// One task can wait to read and one to write: where several do, the last that came is woken.
+/// It is waited for in the server, or the [`block_on`](crate::block_on), that it was made in, for as long as that runs. One task can wait to
+/// read and one to write: where several do, the last that came is woken.
 ///
 /// # Examples
 ///
@@ -49,7 +50,13 @@ use std::{
 /// }
 /// ```
 #[derive(Debug)]
-pub struct AsyncFd<T>(Io<T>);
+pub struct AsyncFd<T: AsFd>(Io<T>);
+
+impl<T: AsFd> Drop for AsyncFd<T> {
+    fn drop(&mut self) {
+        self.0.forget();
+    }
+}
 
 impl<T: AsFd> AsyncFd<T> {
     /// Takes a descriptor, which does not block any more from then on (`O_NONBLOCK`), wherever else it is open.

@@ -303,6 +303,12 @@ impl<T: AsFd> Io<T> {
         Self::register(socket, sockets)
     }
 
+    /// Has the kernel tell no more of what may stay open elsewhere.
+    pub(crate) fn forget(&self) {
+        // Fails only where it is forgotten.
+        let _ = epoll::delete(&self.sockets.fd, &self.socket);
+    }
+
     /// What the kernel always tells.
     const FLAGS: EventFlags = EventFlags::IN
         .union(EventFlags::RDHUP)
@@ -330,23 +336,34 @@ impl<T: AsFd> Io<T> {
     pub(crate) fn poll_read_with<R>(
         &self,
         cx: &mut Context<'_>,
-        mut operation: impl FnMut(&T) -> io::Result<R>,
+        operation: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         let reading = &self.source.reading;
         ready!(reading.turn.poll(cx));
-        let result = reading.poll(cx, || operation(&self.socket));
-        reading.turn.count(result, |_| 0)
+        self.poll_in_turn(reading, cx, operation)
     }
 
     /// Runs `operation` when there may be room to write.
     pub(crate) fn poll_write_with<R>(
         &self,
         cx: &mut Context<'_>,
-        mut operation: impl FnMut(&T) -> io::Result<R>,
+        operation: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        let poll = self.source.writing.poll(cx, || operation(&self.socket));
+        let writing = &self.source.writing;
+        ready!(writing.turn.poll(cx));
+        let poll = self.poll_in_turn(writing, cx, operation);
         self.wait_for_room(poll.is_pending())?;
         poll
+    }
+
+    fn poll_in_turn<R>(
+        &self,
+        direction: &Direction,
+        cx: &mut Context<'_>,
+        mut operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        let result = direction.poll(cx, || operation(&self.socket));
+        direction.turn.count(result, |_| 0)
     }
 
     /// Has the kernel tell of room to write where somebody `waits` for it.

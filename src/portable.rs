@@ -48,6 +48,8 @@ impl Nested {
 pub(crate) struct Io<T> {
     source: Async<T>,
     reading: Turn,
+    #[cfg(unix)]
+    writing: Turn,
     /// Its turn is over, until the reactor had a look at all.
     waits: Cell<bool>,
 }
@@ -57,6 +59,8 @@ impl<T> Io<T> {
         Self {
             source,
             reading: Turn::default(),
+            #[cfg(unix)]
+            writing: Turn::default(),
             waits: Cell::new(false),
         }
     }
@@ -160,6 +164,11 @@ where
 }
 
 impl<T> Io<T> {
+    /// Nothing is told any more once it is dropped.
+    #[cfg(unix)]
+    #[expect(clippy::unused_self, reason = "elsewhere something has to be done")]
+    pub(crate) fn forget(&self) {}
+
     /// Runs `operation` when there may be something to read.
     pub(crate) fn poll_read_with<R>(
         &self,
@@ -181,10 +190,12 @@ impl<T> Io<T> {
         cx: &mut Context<'_>,
         mut operation: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        poll(
+        ready!(self.writing.poll(cx));
+        let result = poll(
             || operation(self.get_ref()),
             || self.source.poll_writable(cx),
-        )
+        );
+        self.writing.count(result, |_| 0)
     }
 
     fn poll_accepted<S: AsSource>(

@@ -176,6 +176,39 @@ fn what_cannot_be_waited_for_is_refused() {
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_descriptor_that_stays_open_can_be_waited_for_again() {
+    let waiting = async {
+        let (stream, mut other) = UnixStream::pair().unwrap();
+        for round in 0..3 {
+            let lent = AsyncFd::new(&stream).unwrap();
+            other.write_all(&[round]).unwrap();
+            let mut byte = [0];
+            lent.read_with(|&(mut lent)| lent.read(&mut byte))
+                .await
+                .unwrap();
+            assert_eq!(byte, [round]);
+        }
+    };
+    whit::block_on(waiting).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_always_ready_lets_others_have_their_turn() {
+    let (stream, _other) = UnixStream::pair().unwrap();
+    let pause = || sleep(Duration::from_millis(1));
+    let waiting = async {
+        let fd = AsyncFd::new(stream).unwrap();
+        let reading = async { while fd.read_with(|_| Ok(())).await.is_ok() {} };
+        future::or(pause(), reading).await;
+        let writing = async { while fd.write_with(|_| Ok(())).await.is_ok() {} };
+        future::or(pause(), writing).await;
+    };
+    whit::block_on(waiting).unwrap();
+}
+
 #[test]
 fn a_lean_server_is_told_where_nobody_waits_for_it() {
     let listener = Listener::bind("127.0.0.1:0").unwrap();
