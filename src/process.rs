@@ -143,8 +143,11 @@ impl Process {
         drop(pipes);
         let late = async {
             sleep(grace).await;
-            log::info!("process {} did not end on SIGTERM: killed", self.id());
-            self.group.signal(Signal::KILL);
+            let killed = match self.group.signal(Signal::KILL) {
+                true => "killed",
+                false => "it cannot be killed",
+            };
+            log::info!("process {} did not end on SIGTERM: {killed}", self.id());
             future::pending().await
         };
         future::or(self.ended(), late).await;
@@ -175,15 +178,16 @@ impl Group {
         Pid::from_child(&self.leader)
     }
 
-    /// As long as the leader is not reaped nobody else can have its number.
-    fn signal(&self, signal: Signal) {
+    /// As long as the leader is not reaped nobody else can have its number. Tells whether one could be signalled: none can where all are
+    /// gone, or are somebody else's.
+    fn signal(&self, signal: Signal) -> bool {
         let id = self.id();
-        // They fail where all are gone, or are somebody else's.
-        let _ = kill_process_group(id, signal);
+        let of_group = kill_process_group(id, signal);
         // It can go over to the group that it was started from.
         if getpgid(Some(id)) != Ok(id) {
-            let _ = kill_process(id, signal);
+            return kill_process(id, signal).is_ok();
         }
+        of_group.is_ok()
     }
 
     /// Kills all that are there, and tells how the leader ended, if it has.

@@ -29,6 +29,9 @@ Options:
 'whit --help' tells the options that all commands have.
 ";
 
+/// For a process to be gone once it was killed.
+pub(crate) const MARGIN: Duration = Duration::from_secs(1);
+
 #[derive(Clone)]
 pub(crate) struct Flags {
     /// The program and its arguments.
@@ -95,9 +98,6 @@ impl Flags {
 
     /// Sets what the server has to do with.
     pub(crate) fn configure(&self, config: &mut Config) {
-        /// For a process to be gone once it was killed.
-        const MARGIN: Duration = Duration::from_secs(1);
-
         if self.shared {
             return;
         }

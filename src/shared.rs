@@ -3,7 +3,7 @@
 use crate::{
     funnel::Funnel,
     process::{Process, Shown},
-    run::Flags,
+    run::{Flags, MARGIN},
     stdio::{self, Format, Input, LineTooLong, Output, log_errors},
     work::Serving,
 };
@@ -67,7 +67,14 @@ impl Shared {
         let mut pause = FIRST_PAUSE;
         while !end.is_closed() {
             let started = Instant::now();
-            let how = self.run(end).await;
+            let late = async {
+                let _ = end.recv().await;
+                sleep(self.flags.grace + MARGIN).await;
+                let program = self.flags.program();
+                log::warn!("{program}: it has not ended in time: left alone");
+                String::new()
+            };
+            let how = future::or(self.run(end), late).await;
             if end.is_closed() {
                 return;
             }

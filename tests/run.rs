@@ -192,6 +192,25 @@ async fn read_all(client: &mut Client) -> (Vec<String>, (u16, String)) {
     }
 }
 
+/// As a debugger does, to whom the end of a process is told first. An emulator has none.
+fn seize(pid: &str) -> Option<Pid> {
+    const NOTHING: *mut libc::c_void = ptr::null_mut();
+    let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+    #[allow(unsafe_code, reason = "there is no safe way")]
+    // SAFETY: it changes nothing in this process.
+    let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid.as_raw_pid(), NOTHING, NOTHING) };
+    (seized == 0).then_some(pid)
+}
+
+/// Takes the end of one that was seized.
+fn release(pid: Pid) {
+    while let Ok(Some((_, status))) = waitpid(Some(pid), WaitOptions::empty()) {
+        if !status.stopped() {
+            break;
+        }
+    }
+}
+
 fn is_there(pid: &str) -> bool {
     let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
     // One whose parent is gone may wait to be reaped by the system.
@@ -635,20 +654,11 @@ fn a_process_that_left_its_group_ends_with_its_connection() {
 #[test]
 fn a_process_that_cannot_be_reaped_holds_up_nobody() {
     test(async {
-        const NOTHING: *mut libc::c_void = ptr::null_mut();
         let running = Running::start(&["--grace", "0", "--", "sh", "-c", "echo $$; exec cat"]);
         let mut client = running.open().await;
-        let pid = read_text(&mut client).await;
-        let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
-        // As a debugger does, to whom the end of a process is told first.
-        #[allow(unsafe_code, reason = "there is no safe way")]
-        // SAFETY: it changes nothing in this process.
-        let seized =
-            unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid.as_raw_pid(), NOTHING, NOTHING) };
-        if seized != 0 {
-            // An emulator has no debugger.
+        let Some(pid) = seize(&read_text(&mut client).await) else {
             return;
-        }
+        };
         drop(client);
         until(|| running.log().contains("did not end on SIGTERM")).await;
         until(|| running.log().contains("has not returned in time")).await;
@@ -656,12 +666,30 @@ fn a_process_that_cannot_be_reaped_holds_up_nobody() {
         read_text(&mut other).await;
         other.send(frame(TEXT, "echo")).await;
         assert_eq!(read_text(&mut other).await, "echo");
-        while let Ok(Some((_, status))) = waitpid(Some(pid), WaitOptions::empty()) {
-            if !status.stopped() {
-                break;
-            }
-        }
+        release(pid);
         until(|| running.children() == 1).await;
+    });
+}
+
+#[test]
+fn a_shared_process_that_cannot_be_reaped_does_not_keep_the_server() {
+    test(async {
+        // It says its number for as long as nobody has heard it.
+        let script = "while :; do echo $$; sleep 0.01; done";
+        let running = Running::start(&["--shared", "--grace", "0", "--", "sh", "-c", script]);
+        let mut client = running.open().await;
+        let Some(pid) = seize(&read_text(&mut client).await) else {
+            return;
+        };
+        drop(client);
+        running.signal(Signal::TERM);
+        let (log, status) = running.end().await;
+        assert!(
+            log.contains("sh: it has not ended in time: left alone"),
+            "{log}"
+        );
+        assert_eq!(status, Some(0));
+        release(pid);
     });
 }
 
