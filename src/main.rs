@@ -93,7 +93,6 @@ fn usage_failure(mistake: &Mistake) -> ExitCode {
 fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
     let Work { server, beside } = work(&options)?;
     server.check()?;
-    let max_files = descriptors::raise_limit();
     let listener = listen(&options)?;
     let (addrs, paths) = (listener.local_addrs(), listener.local_paths());
     let stats = server.stats_handle();
@@ -110,15 +109,7 @@ fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
                 &format_args!("listening on unix:{file} (WebSocket at {path})"),
             );
         }
-        // Beside the connections: those that are turned away, the listeners, and what the reactor needs.
-        let connections = options.config.max_connections;
-        let files = connections.saturating_mul(options.job.files_per_connection());
-        let needed = files.saturating_add(100) as u64;
-        if let Some(limit) = max_files.filter(|limit| *limit < needed) {
-            log::warn!(
-                "the system lets it open {limit} files, too few for {connections} connections: see ulimit -n"
-            );
-        }
+        have_files(&options);
         loop {
             stats.relieved().await;
             allocator::trim();
@@ -140,6 +131,20 @@ fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
         None => serving,
     };
     whit::block_on(future::or(serving, telling_and_trimming))?
+}
+
+/// Has the system let it open as many files as its connections need.
+fn have_files(options: &Options) {
+    // Beside the connections: those that are turned away, the listeners, and what the reactor needs.
+    const OTHERS: usize = 100;
+
+    let connections = options.config.max_connections;
+    let files = connections.saturating_mul(options.job.files_per_connection());
+    if let Some(limit) = descriptors::raise_limit(files.saturating_add(OTHERS) as u64) {
+        log::warn!(
+            "the system lets it open {limit} files, too few for {connections} connections: see ulimit -n"
+        );
+    }
 }
 
 /// Has the next SIGINT or SIGTERM end the process at once.
@@ -166,6 +171,7 @@ fn reload(started_with: &Options, args: &[OsString]) -> Result<Config, Box<dyn E
         log::warn!("where it listens, and the path, change when it is started again");
     }
     log::set_max_level(options.log_level);
+    have_files(&options);
     Ok(options.config)
 }
 

@@ -158,6 +158,14 @@ impl Drop for Running {
     }
 }
 
+/// The program, after a shell has set some limit.
+fn limited(limit: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]);
+    command.args(support::command_line(env!("CARGO_BIN_EXE_whit")));
+    command
+}
+
 fn test(what: impl Future<Output = ()>) {
     smol::block_on(future::or(what, async {
         Timer::after(PATIENCE).await;
@@ -713,12 +721,21 @@ fn how_it_ended_is_known_whatever_the_server_was_started_with() {
 #[test]
 fn the_log_tells_when_there_are_too_few_files_for_the_pipes() {
     test(async {
-        let mut limited = Command::new("sh");
-        limited.args(["-c", "ulimit -n 400; exec \"$0\" \"$@\""]);
-        limited.args(support::command_line(env!("CARGO_BIN_EXE_whit")));
-        let running = Running::start_with(limited, &["--", "cat"]);
+        let running = Running::start_with(limited("ulimit -n 400"), &["--", "cat"]);
         let words = "warn: the system lets it open 400 files, too few for 64 connections";
         until(|| running.log().contains(words)).await;
+    });
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_as_far_as_it_has_to_be() {
+    test(async {
+        for (more, expected) in [(&[][..], "500"), (&["--max-processes", "100"], "600")] {
+            let args = [more, &["--", "sh", "-c", "ulimit -n"]].concat();
+            let running = Running::start_with(limited("ulimit -Sn 500"), &args);
+            let mut client = running.open().await;
+            assert_eq!(read_text(&mut client).await, expected);
+        }
     });
 }
 
