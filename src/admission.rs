@@ -129,10 +129,12 @@ fn judge(seat: &Seat, head: Head, mut charge: Charge) -> Outcome {
                 }
                 Ok(Verdict::Guarded(response)) => {
                     house.stats.count_guarded(response.status());
+                    let words = response.words().unwrap_or("the guard does not let it in");
                     log::info!(
-                        "{} refused with {}: the guard does not let it in",
+                        "{} refused with {}: {}",
                         Peer(seat.peer()),
-                        response.status()
+                        response.status(),
+                        words.escape_debug()
                     );
                     response.into_bytes(true)
                 }

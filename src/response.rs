@@ -68,6 +68,16 @@ impl Response {
         self.status
     }
 
+    /// What its body says in its first line, behind the status, if it is a short text.
+    pub(crate) fn words(&self) -> Option<&str> {
+        const LONGEST: usize = 256;
+
+        let line = std::str::from_utf8(&self.body).ok()?.lines().next()?;
+        let status = format!("{} {}: ", self.status, reason_phrase(self.status));
+        let words = line.strip_prefix(&status).unwrap_or(line);
+        (!words.is_empty() && words.len() <= LONGEST).then_some(words)
+    }
+
     /// The head and, unless only the head was asked for, the body.
     pub(crate) fn into_bytes(self, with_body: bool) -> Vec<u8> {
         let mut head = format!(
