@@ -574,7 +574,7 @@ impl Drop for Log {
             return;
         };
         let (received, received_bytes) = link.received.totals();
-        let (sent, sent_bytes) = link.sent.totals();
+        let (sent, sent_bytes) = link.sent_but_heartbeats();
         log::info!(
             "{} {closed}{}, after {} s, received {received} messages ({received_bytes} bytes), sent {sent} ({sent_bytes} bytes)",
             self.who,

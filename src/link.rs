@@ -343,9 +343,16 @@ impl Link {
         }
     }
 
+    /// How many messages were sent, and of how many bytes.
+    pub(crate) fn sent_but_heartbeats(&self) -> (u64, u64) {
+        let ((messages, bytes), heartbeats) = (self.sent.totals(), self.heartbeats.get());
+        let heartbeat_bytes = heartbeats * HEARTBEAT.len() as u64;
+        (messages - heartbeats, bytes - heartbeat_bytes)
+    }
+
     /// How long no message has passed in either direction, as far as it was looked at: not before the last call.
     pub(crate) fn idle_for(&self, now: Instant) -> Duration {
-        let passed = self.received.totals().0 + self.sent.totals().0 - self.heartbeats.get();
+        let passed = self.received.totals().0 + self.sent_but_heartbeats().0;
         let (before, since) = self.idle.get();
         if passed == before {
             now.saturating_duration_since(since)
