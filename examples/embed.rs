@@ -41,6 +41,7 @@ fn main() -> whit::Result<()> {
     for addr in listener.local_addrs() {
         eprintln!("open http://{addr}/");
     }
+    eprintln!("it ends with its standard input: Ctrl-D");
     let seconds = Rc::new(Cell::new(0));
     let executor = LocalExecutor::new();
     executor.spawn(count(seconds.clone())).detach();

@@ -65,18 +65,18 @@ fn main() -> ExitCode {
             let _ = io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
-        Err(mistake) => return usage_failure(&mistake),
+        Err(mistake) => return usage_failure(&mistake, &args),
     };
     logging::start(options.log_level);
 
-    match serve(*options, args) {
+    match serve(*options, args.clone()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if let Some(mistake) = error.downcast_ref::<Mistake>() {
-                return usage_failure(mistake);
+                return usage_failure(mistake, &args);
             }
             if let Some(mistake) = error.downcast_ref().and_then(Mistake::of) {
-                return usage_failure(&mistake);
+                return usage_failure(&mistake, &args);
             }
             say(Level::Error, &format_args!("whit: {error}"));
             ExitCode::FAILURE
@@ -84,9 +84,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn usage_failure(mistake: &Mistake) -> ExitCode {
-    let hint = "whit --help tells what there is";
-    say(Level::Error, &format_args!("whit: {mistake} ({hint})"));
+fn usage_failure(mistake: &Mistake, args: &[OsString]) -> ExitCode {
+    let help = match Job::named_in(args) {
+        Some(job) => format!("whit {job} --help"),
+        None => "whit --help".into(),
+    };
+    let what = format_args!("whit: {mistake} ({help} tells what there is)");
+    say(Level::Error, &what);
     ExitCode::from(2)
 }
 

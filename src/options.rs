@@ -96,6 +96,12 @@ impl Job {
         }
     }
 
+    /// The one that these arguments may name, where they cannot be understood.
+    pub(crate) fn named_in(args: &[OsString]) -> Option<&str> {
+        let mut words = args.iter().filter_map(|arg| arg.to_str());
+        words.find(|word| Self::named(word).is_some())
+    }
+
     fn help(&self) -> String {
         match self {
             Self::Serve => HELP.into(),

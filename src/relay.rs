@@ -86,7 +86,7 @@ impl Flags {
             #[cfg(not(feature = "mqtt"))]
             "mqtt" => {
                 return Err(
-                    "--mqtt: this whit is built without it: cargo install --path . --features mqtt"
+                    "--mqtt: this whit is built without it: cargo install --locked --path . --features mqtt"
                         .into(),
                 );
             }

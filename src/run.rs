@@ -9,7 +9,7 @@ pub(crate) const HELP: &str = "\
 Runs a process for every WebSocket connection: each message is a line of its standard input, each line of its
 standard output is a message, and its standard error goes to the log.
 
-Usage: whit run [OPTIONS] -- CMD ARGS...
+Usage: whit run [OPTIONS] [--] CMD ARGS...
 
 The process is told of the request as in CGI: REQUEST_METHOD, SCRIPT_NAME, PATH_INFO, QUERY_STRING, REMOTE_ADDR,
 REMOTE_PORT, SERVER_PROTOCOL, SERVER_SOFTWARE, and HTTP_... for its headers, but for secrets. With --path '/*' it

@@ -19,7 +19,8 @@ Options:
       --policy POLICY      What becomes of a client that is too slow: drop-oldest, drop-newest, latest (all but the
                            newest message are dropped) or close [default: drop-oldest]
       --capacity N         So many messages may wait for a client [default: 1024]
-      --send-back          Write what clients send to standard output, a line each
+      --send-back          Write what clients send to standard output, where it is dropped otherwise: texts with a line
+                           end behind each, binary messages as they are
 
 'whit --help' tells the options that all commands have. A line that is longer than --max-message comes in several messages; what is not UTF-8
 comes as U+FFFD.
