@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Counts what the echo of a message of 128 bytes costs whit: instructions of its program (with callgrind) and system calls (with
+# Counts what a message of 128 bytes costs whit, echoed or published to many: instructions of its program (with callgrind) and system calls (with
 # strace). Unlike time they do not jitter, so it fails where one is above its bound in cost.txt. See README.md.
 #
 # Usage: cost.sh [--print]
@@ -9,7 +9,7 @@
 # In the environment, WHIT_SOURCE is the checkout of whit that is measured, if not the one around this file.
 source "$(dirname "$0")/common.sh"
 
-cases=(turns-1 turns-16 turns-alone)
+cases=(turns-1 turns-16 turns-alone turns-fan)
 # A run of this many turns, of 100 messages or 1,600, and one of twice as many: what the second has more is what they cost, without
 # start, handshakes and end.
 turns=40

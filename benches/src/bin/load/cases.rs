@@ -42,6 +42,7 @@ pub fn run(case: &str, run: &Run) -> Result<Figures> {
         "turns-1" => turns(run, 1),
         "turns-16" => turns(run, 16),
         "turns-alone" => turns_alone(run),
+        "turns-fan" => turns_fan(run),
         _ => Err("there is no such case".into()),
     }
 }
@@ -491,7 +492,7 @@ fn silent(run: &Run) -> Result<Figures> {
 /// fast it is, and what else runs on the machine.
 fn turns(run: &Run, depth: usize) -> Result<Figures> {
     let server = run.server();
-    take_turns(run, depth, |clients, messages| {
+    take_turns(run, "/ws", depth, |clients, messages| {
         server.stop()?;
         for client in &mut clients.clients {
             client.send(messages)?;
@@ -504,7 +505,7 @@ fn turns(run: &Run, depth: usize) -> Result<Figures> {
 /// In a turn each of 100 clients in turn has a message echoed, and the server rests after each.
 fn turns_alone(run: &Run) -> Result<Figures> {
     let server = run.server();
-    take_turns(run, 1, |clients, messages| {
+    take_turns(run, "/ws", 1, |clients, messages| {
         for i in 0..clients.clients.len() {
             clients.clients[i].send(messages)?;
             clients.until_answered(i, messages)?;
@@ -514,10 +515,23 @@ fn turns_alone(run: &Run) -> Result<Figures> {
     })
 }
 
+/// In a turn a message is sent to 100 clients, by one who publishes it.
+fn turns_fan(run: &Run) -> Result<Figures> {
+    run.server().rests()?;
+    let mut publisher = Client::new(client::connect(run.addr, "/publish")?.0, 0);
+    let mut published = 0;
+    take_turns(run, "/fan", 1, |clients, messages| {
+        publisher.send(messages)?;
+        published += 1;
+        clients.until(messages, |client| client.received() == published)
+    })
+}
+
 /// A fixed number of turns, for what is counted from the start of a server to its end: each step waits until the server has done all
 /// that the one before gave it to do, so that it does the same each time.
 fn take_turns(
     run: &Run,
+    path: &str,
     depth: usize,
     mut turn: impl FnMut(&mut Clients, &mut Messages) -> Result<()>,
 ) -> Result<Figures> {
@@ -529,8 +543,9 @@ fn take_turns(
         server.rests()?;
         let socket = client::dial(run.addr)?;
         server.rests()?;
-        let (socket, first) = client::shake_hands(socket, "/ws")?;
-        let client = Client::new(socket, id);
+        let (socket, first) = client::shake_hands(socket, path)?;
+        // Who is sent what others publish gets theirs.
+        let client = Client::new(socket, if path == "/ws" { id } else { 0 });
         if !first.is_empty() {
             return Err(client.wrong("bytes that were not asked for"));
         }
