@@ -77,12 +77,11 @@ impl Drop for Published {
 pub(crate) struct Publishing<'a> {
     message: &'a Message,
     pub(crate) key: Option<&'a str>,
-    topic: &'a str,
+    topic: &'a Rc<str>,
     budget: &'a Rc<Budget>,
     shared: Option<Rc<Published>>,
     /// With the topic's name, for those who get more than one.
     named: Option<Message>,
-    named_shared: Option<Rc<Published>>,
     /// It is for one that comes, beside what may wait for it.
     pub(crate) is_greeting: bool,
 }
@@ -91,7 +90,7 @@ impl<'a> Publishing<'a> {
     pub(crate) fn new(
         message: &'a Message,
         key: Option<&'a str>,
-        topic: &'a str,
+        topic: &'a Rc<str>,
         budget: &'a Rc<Budget>,
     ) -> Self {
         Self {
@@ -101,13 +100,12 @@ impl<'a> Publishing<'a> {
             budget,
             shared: None,
             named: None,
-            named_shared: None,
             is_greeting: false,
         }
     }
 
     /// What is kept, for one that comes.
-    pub(crate) fn greeting(published: &'a Rc<Published>, topic: &'a str) -> Self {
+    pub(crate) fn greeting(published: &'a Rc<Published>, topic: &'a Rc<str>) -> Self {
         let Published {
             message,
             key,
@@ -129,22 +127,13 @@ impl<'a> Publishing<'a> {
         }
     }
 
-    /// The same to wait, if topics may have so much.
-    pub(crate) fn share(&mut self, subscriber: &Subscriber) -> Option<Rc<Published>> {
-        if !subscriber.wants_names {
-            return self.share_plain();
-        }
-        if self.named_shared.is_none() {
-            let message = self.named().clone();
-            // To such a subscriber the newest of one topic is not that of another.
-            let key = format!("{}\n{}", self.topic, self.key.unwrap_or_default());
-            self.named_shared = Published::new(message, Some(&key), self.budget);
-        }
-        self.named_shared.clone()
+    /// The topic's name, for one that gets messages of more than one.
+    pub(crate) fn name_for(&self, subscriber: &Subscriber) -> Option<Rc<str>> {
+        subscriber.wants_names.then(|| self.topic.clone())
     }
 
-    /// The same without the topic's name.
-    pub(crate) fn share_plain(&mut self) -> Option<Rc<Published>> {
+    /// The same to wait, or to be kept, if topics may have so much. It has no name yet: those who wait for it with one share it, too.
+    pub(crate) fn share(&mut self) -> Option<Rc<Published>> {
         if self.shared.is_none() {
             self.shared = Published::new(self.message.clone(), self.key, self.budget);
         }
@@ -158,17 +147,21 @@ impl<'a> Publishing<'a> {
     }
 
     fn named(&mut self) -> &Message {
-        self.named.get_or_insert_with(|| {
-            let mut bytes = Vec::with_capacity(self.topic.len() + 1 + self.message.len());
-            bytes.extend_from_slice(self.topic.as_bytes());
-            bytes.push(b'\n');
-            bytes.extend_from_slice(self.message.as_bytes());
-            match self.message {
-                // Two texts and what is between them are one.
-                Message::Text(_) => Message::from(String::from_utf8_lossy(&bytes).into_owned()),
-                Message::Binary(_) => Message::from(bytes),
-            }
-        })
+        self.named
+            .get_or_insert_with(|| named(self.topic, self.message))
+    }
+}
+
+/// A message behind the name of its topic.
+fn named(topic: &str, message: &Message) -> Message {
+    let mut bytes = Vec::with_capacity(topic.len() + 1 + message.len());
+    bytes.extend_from_slice(topic.as_bytes());
+    bytes.push(b'\n');
+    bytes.extend_from_slice(message.as_bytes());
+    match message {
+        // Two texts and what is between them are one.
+        Message::Text(_) => Message::from(String::from_utf8_lossy(&bytes).into_owned()),
+        Message::Binary(_) => Message::from(bytes),
     }
 }
 
@@ -249,6 +242,8 @@ impl fmt::Debug for Subscriber {
 
 struct Item {
     published: Rc<Published>,
+    /// What it goes out behind.
+    name: Option<Rc<str>>,
     subscriber: Rc<Subscriber>,
     is_greeting: bool,
 }
@@ -273,10 +268,20 @@ impl Item {
 /// A trait, so that a server without topics has nothing of it in the program: each connection asks for it.
 pub(crate) trait Feed {
     /// Has a message wait, as the subscriber's policy demands.
-    fn push(&self, published: Rc<Published>, subscriber: &Rc<Subscriber>) -> Fed;
+    fn push(
+        &self,
+        published: Rc<Published>,
+        name: Option<Rc<str>>,
+        subscriber: &Rc<Subscriber>,
+    ) -> Fed;
 
     /// Has what greets the subscriber wait.
-    fn push_greeting(&self, published: Rc<Published>, subscriber: &Rc<Subscriber>);
+    fn push_greeting(
+        &self,
+        published: Rc<Published>,
+        name: Option<Rc<str>>,
+        subscriber: &Rc<Subscriber>,
+    );
 
     /// The next message for the connection.
     fn pop(&self) -> Option<Message>;
@@ -362,7 +367,12 @@ impl Items {
 }
 
 impl Feed for Items {
-    fn push(&self, published: Rc<Published>, subscriber: &Rc<Subscriber>) -> Fed {
+    fn push(
+        &self,
+        published: Rc<Published>,
+        name: Option<Rc<str>>,
+        subscriber: &Rc<Subscriber>,
+    ) -> Fed {
         let mut items = self.items.borrow_mut();
         let replaced = match subscriber.policy {
             Policy::Close(capacity) if subscriber.is_full(capacity) => return Fed::TooSlow,
@@ -376,7 +386,9 @@ impl Feed for Items {
             }
             Policy::Latest => {
                 let same = |item: &&mut Item| {
-                    item.waits_for(subscriber) && item.published.key == published.key
+                    item.waits_for(subscriber)
+                        && item.name == name
+                        && item.published.key == published.key
                 };
                 if let Some(item) = items.iter_mut().find(same) {
                     self.bytes
@@ -391,6 +403,7 @@ impl Feed for Items {
         };
         let item = Item {
             published,
+            name,
             subscriber: subscriber.clone(),
             is_greeting: false,
         };
@@ -407,9 +420,15 @@ impl Feed for Items {
         }
     }
 
-    fn push_greeting(&self, published: Rc<Published>, subscriber: &Rc<Subscriber>) {
+    fn push_greeting(
+        &self,
+        published: Rc<Published>,
+        name: Option<Rc<str>>,
+        subscriber: &Rc<Subscriber>,
+    ) {
         let item = Item {
             published,
+            name,
             subscriber: subscriber.clone(),
             is_greeting: true,
         };
@@ -427,7 +446,11 @@ impl Feed for Items {
         self.settle(items);
         item.leave();
         self.bytes.set(self.bytes.get() - item.published.bytes);
-        Some(item.published.message.clone())
+        let message = &item.published.message;
+        Some(match &item.name {
+            Some(name) => named(name, message),
+            None => message.clone(),
+        })
     }
 
     fn clear(&self) -> u64 {

@@ -42,7 +42,7 @@ impl Kept {
             self.remove(0);
         }
         let has_room = publishing.has_room_to_keep();
-        let shared = has_room.then(|| publishing.share_plain()).flatten();
+        let shared = has_room.then(|| publishing.share()).flatten();
         match shared {
             Some(published) => {
                 self.keyless += usize::from(published.key.is_none());

@@ -254,12 +254,13 @@ impl Link {
             let charge = Charge::new(self.account.clone());
             Box::new(Items::new(charge))
         });
-        match publishing.share(subscriber) {
+        let name = publishing.name_for(subscriber);
+        match publishing.share() {
             Some(published) if publishing.is_greeting => {
-                feed.push_greeting(published, subscriber);
+                feed.push_greeting(published, name, subscriber);
                 self.gate.wake();
             }
-            Some(published) => match feed.push(published, subscriber) {
+            Some(published) => match feed.push(published, name, subscriber) {
                 Fed::Waits => self.gate.wake(),
                 Fed::Missed => self.stats.count_missed(1),
                 Fed::TooSlow => self.close_slow(1),

@@ -453,7 +453,7 @@ impl Subscription {
     }
 
     /// Tells the subscriber how many messages it missed, in a message of its own before the next one that it gets. What `notice` publishes
-    /// may be missed, too, and told of with another.
+    /// may be missed, too, and told of with another. A panic of it ends the connection, without a Close.
     pub fn tell_missed<M: Into<Message>>(self, notice: impl Fn(u64) -> M + 'static) -> Self {
         let notice: Notice = Box::new(move |missed| notice(missed).into());
         self.subscriber.set_notice(notice);

@@ -372,6 +372,94 @@ fn a_subscriber_to_many_topics_gets_their_names() {
     });
 }
 
+/// A server at whose `/ws` each client subscribes to all topics.
+fn wide_server(config: Config, policy: Policy) -> (Server, Hub, Subscriptions) {
+    let server = Server::new().config(config);
+    let hub = server.hub();
+    let subscriptions = Subscriptions::default();
+    let (wide, made) = (hub.clone(), subscriptions.clone());
+    let server = server.route("/ws", move |conn: Connection| {
+        let (hub, subscriptions) = (wide.clone(), made.clone());
+        async move {
+            let subscription = hub.subscribe("", &conn, policy);
+            subscriptions.borrow_mut().push(subscription);
+            Err::<(), _>(conn.closed().await)
+        }
+    });
+    (server, hub, subscriptions)
+}
+
+#[test]
+fn what_greets_a_subscriber_to_many_topics_has_room_whoever_reads_nothing() {
+    const TOPICS: usize = 1000;
+    let config = Config::new().memory_budget_bytes(4 * 1024 * 1024);
+    // With less there is no room for a second copy of what is kept.
+    let (server, hub, subscriptions) = wide_server(config, Policy::Close(256));
+    testing::run(server, |server| async move {
+        for i in 0..TOPICS {
+            let topic = hub.topic(&format!("house/room/{i:03}"));
+            topic.keep(1);
+            topic.publish(format!("{i:0400}"));
+        }
+        let mut hoarders = Vec::new();
+        for _ in 0..2 {
+            hoarders.push(Raw::open_holding(&server, "/ws", PIPE_BYTES).await);
+        }
+        let mut client = server.connect("/ws").await.unwrap();
+        for i in 0..TOPICS {
+            let greeting = client.read().await.unwrap();
+            let expected = format!("house/room/{i:03}\n{i:0400}");
+            assert_eq!(greeting, Message::from(expected));
+        }
+        let missed: u64 = subscriptions
+            .borrow()
+            .iter()
+            .map(Subscription::missed)
+            .sum();
+        assert_eq!(missed, 0);
+    });
+}
+
+#[test]
+fn who_reads_many_topics_loses_nothing_to_one_who_hoards() {
+    let config = || Config::new().memory_budget_bytes(1024 * 1024);
+    let publish = |topic: &Topic, i: usize| topic.publish(format!("{i:02000}"));
+    // Whatever fits last: a message, or no message with its name before it.
+    for before in 100..115 {
+        let policy = Policy::DropOldest(1_000_000);
+        let (server, hub, subscriptions) = wide_server(config(), policy);
+        let (topic, made) = (hub.topic("t"), subscriptions.clone());
+        let server = server.route("/t", move |conn: Connection| {
+            let (topic, subscriptions) = (topic.clone(), made.clone());
+            async move {
+                let subscription = topic.subscribe(&conn, policy);
+                subscriptions.borrow_mut().push(subscription);
+                Err::<(), _>(conn.closed().await)
+            }
+        });
+        testing::run(server, |server| async move {
+            let topic = hub.topic("t");
+            let _hoarder = Raw::open_holding(&server, "/t", PIPE_BYTES).await;
+            subscribed(&topic, 1).await;
+            for i in 0..before {
+                publish(&topic, i);
+                topic.let_take().await;
+            }
+            let _other = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+            subscribed(&topic, 2).await;
+            let missed = |of: usize| subscriptions.borrow()[of].missed();
+            for i in 0.. {
+                publish(&topic, i);
+                topic.let_take().await;
+                assert_eq!(missed(1), 0, "{before} before it came, {i} since");
+                if missed(0) > 0 {
+                    break;
+                }
+            }
+        });
+    }
+}
+
 #[test]
 fn latest_keeps_the_newest_of_each_of_many_topics() {
     let server = Server::new();
