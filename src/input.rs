@@ -165,11 +165,13 @@ fn read_lines(
                 }
                 cut_long(&mut line, max_bytes, &mut batch);
                 batch.push(text(mem::take(&mut line)));
-            } else {
+            } else if line.strip_suffix(b"\r").unwrap_or(&line).len() > max_bytes {
+                // A carriage return at the end may be a part of the line's end.
                 cut_long(&mut line, max_bytes, &mut batch);
             }
         }
         if count == 0 && !line.is_empty() {
+            cut_long(&mut line, max_bytes, &mut batch);
             batch.push(text(mem::take(&mut line)));
         }
         if batches.send_blocking(batch).is_err() || count == 0 {

@@ -212,6 +212,20 @@ fn a_long_line_is_cut_between_characters() {
 }
 
 #[test]
+fn a_line_as_long_as_a_message_is_one_whatever_ends_it() {
+    let mut tee = Tee::start(&["--max-message", "10"]);
+    let mut client = tee.connect();
+    let mut input = tee.input();
+    // Read by itself, as the second message shows.
+    input.write_all(b"first\n0123456789\r").unwrap();
+    assert_eq!(client.text(), "first");
+    input.write_all(b"\nlast\n0123456789\rx").unwrap();
+    assert_eq!([client.text(), client.text()], ["0123456789", "last"]);
+    drop(input);
+    assert_eq!(client.rest().0, [&b"0123456789"[..], b"\rx"]);
+}
+
+#[test]
 fn newcomers_are_greeted() {
     let mut tee = Tee::start(&["--replay", "2"]);
     let mut first = tee.connect();
