@@ -64,7 +64,7 @@ impl<T: AsFd> AsyncFd<T> {
     /// # Errors
     ///
     /// If the system does not let it wait for such: regular files and folders are always ready. Also where this is called neither in a
-    /// handler, nor in a future that [`block_on`](crate::block_on) runs.
+    /// handler, nor in a future that [`block_on`](crate::block_on) runs, and in a `Simulation`, which has no system.
     pub fn new(fd: T) -> io::Result<Self> {
         register(fd).map(Self)
     }

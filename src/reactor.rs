@@ -8,6 +8,7 @@ pub(crate) use crate::epoll::{Io, Sockets};
 pub(crate) use crate::portable::{Io, Sockets, register};
 
 use crate::error::{Error, Result};
+use async_channel::Receiver;
 use futures_lite::future;
 use smol::Timer;
 #[cfg(all(target_os = "linux", not(whit_portable)))]
@@ -15,11 +16,11 @@ use std::os::fd::AsFd;
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    io,
+    io, mem,
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, Waker},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -227,14 +228,21 @@ fn no_reactor(source: io::Error) -> Error {
     Error::Reactor { source }
 }
 
+/// Fails where what is being polled is no part of a reactor.
+pub(crate) fn check() -> Result<()> {
+    current().map(drop).ok_or_else(|| no_reactor(nobody()))
+}
+
+fn nobody() -> io::Error {
+    io::Error::other("nobody waits here: that takes a server, or whit::block_on")
+}
+
 /// Takes a socket, to be waited for with those of what is being polled.
 #[cfg(all(target_os = "linux", not(whit_portable)))]
 pub(crate) fn register<T: AsFd>(socket: T) -> io::Result<Io<T>> {
     match current().as_deref().map(|reactor| &reactor.source) {
         Some(Source::System(sockets)) => Io::new(socket, sockets.clone()),
-        _ => Err(io::Error::other(
-            "nobody waits here: that takes a server, or whit::block_on",
-        )),
+        _ => Err(nobody()),
     }
 }
 
@@ -262,7 +270,7 @@ pub(crate) async fn sleep_until(deadline: Instant) {
 /// has no thread of its own there, as timers of smol's have, and in a [`Simulation`](crate::testing::Simulation) it goes by that
 /// clock.
 ///
-/// Elsewhere a thread waits, until the time is over.
+/// Elsewhere a thread waits for that time, or until the future is dropped.
 ///
 /// # Cancel safety
 ///
@@ -295,15 +303,37 @@ pub(crate) async fn sleep_until_anywhere(deadline: Instant) {
         return sleep_until(deadline).await;
     }
     // Not a timer of smol's: with its reactor that is 40 KB of the program.
-    let sleep = move || thread::sleep(deadline.saturating_duration_since(Instant::now()));
+    let left = move || deadline.saturating_duration_since(Instant::now());
     let (over, waited) = async_channel::bounded::<()>(1);
     let waiting = move || {
-        sleep();
-        drop(over);
+        // Closed, too, when nobody waits any more.
+        while !left().is_zero() && !over.is_closed() {
+            thread::park_timeout(left());
+        }
     };
     match thread::Builder::new().spawn(waiting) {
-        Ok(_) => drop(waited.recv().await),
-        Err(_) => sleep(),
+        Ok(thread) => Waiter { waited, thread }.wait().await,
+        Err(_) => thread::sleep(left()),
+    }
+}
+
+/// A thread that waits in place of a reactor, for as long as this lives.
+struct Waiter {
+    /// Closed when the time is over.
+    waited: Receiver<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Waiter {
+    async fn wait(self) {
+        let _ = self.waited.recv().await;
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.waited.close();
+        self.thread.thread().unpark();
     }
 }
 
@@ -352,7 +382,13 @@ impl Future for Sleep {
         }
         let mut timers = self.reactor.timers.borrow_mut();
         match place_of(&timers, self.key) {
-            Ok(place) => timers[place].1.clone_from(cx.waker()),
+            Ok(place) if timers[place].1.will_wake(cx.waker()) => {}
+            Ok(place) => {
+                let waker = mem::replace(&mut timers[place].1, cx.waker().clone());
+                drop(timers);
+                // It may be the last that keeps a task, with timers of its own.
+                drop(waker);
+            }
             Err(place) => timers.insert(place, (self.key, cx.waker().clone())),
         }
         Poll::Pending
@@ -365,7 +401,7 @@ impl Drop for Sleep {
         let removed = place_of(&timers, self.key).ok();
         let removed = removed.and_then(|place| timers.remove(place));
         drop(timers);
-        // Its waker may be the last that keeps a task, with timers of its own.
+        // As above.
         drop(removed);
     }
 }

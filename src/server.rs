@@ -276,9 +276,10 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Those of [`serve`](Self::serve), and [`Error::Listen`](crate::Error::Listen) where another executor polls it.
+    /// Those of [`serve`](Self::serve), and [`Error::Reactor`](crate::Error::Reactor) where another executor polls it.
     pub async fn serve_lean(self, listener: Listener) -> Result<()> {
         self.check()?;
+        reactor::check()?;
         let incoming = listener.open(self.config.write_timeout)?;
         #[cfg(feature = "signals")]
         let signals = self

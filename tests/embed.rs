@@ -10,12 +10,15 @@ use std::{
     fs::File,
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    pin::Pin,
     rc::Rc,
+    sync::{Arc, Mutex},
+    task::{Context, Wake, Waker},
     thread,
     time::{Duration, Instant},
 };
 use support::handshake;
-use whit::{Connection, Listener, Server, ShutdownHandle, sleep};
+use whit::{Connection, Error, Listener, Server, ShutdownHandle, sleep};
 #[cfg(unix)]
 use {std::os::unix::net::UnixStream, whit::AsyncFd};
 
@@ -164,6 +167,15 @@ fn who_sleeps_without_a_server_is_woken_too() {
     let begin = Instant::now();
     future::block_on(sleep(Duration::from_millis(20)));
     assert!(begin.elapsed() >= Duration::from_millis(20));
+    // Dropped, its thread ends as well: nothing of it is left by the time that a second one came and went.
+    let threads = || std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    let before = threads();
+    for _ in 0..50 {
+        assert!(future::block_on(future::poll_once(sleep(Duration::from_secs(60)))).is_none());
+    }
+    while threads() > before {
+        thread::yield_now();
+    }
     // Longer than any clock goes.
     assert!(future::block_on(future::poll_once(sleep(Duration::MAX))).is_none());
 }
@@ -211,12 +223,44 @@ fn what_is_always_ready_lets_others_have_their_turn() {
 
 #[test]
 fn a_lean_server_is_told_where_nobody_waits_for_it() {
-    let listener = Listener::bind("127.0.0.1:0").unwrap();
-    let serving = Server::new().serve_lean(listener);
-    let served = smol::block_on(future::or(serving, async { Ok(()) }));
-    // Where there is no epoll smol's reactor is everywhere.
-    if cfg!(all(target_os = "linux", not(whit_portable))) {
-        let error = served.unwrap_err().to_string();
-        assert!(error.contains("block_on"), "{error}");
+    let serving = Server::new().serve_lean(Listener::default());
+    let error = smol::block_on(serving).unwrap_err();
+    assert!(matches!(&error, Error::Reactor { .. }), "{error}");
+    assert!(error.to_string().contains("block_on"), "{error}");
+}
+
+#[test]
+fn a_sleep_can_be_moved_from_a_task_that_ends_with_it() {
+    /// A waker that has a timer of its own, as that of a task that nobody keeps else.
+    struct Last {
+        #[expect(dead_code, reason = "what it does it does when it is dropped")]
+        own: Mutex<SendSleep>,
     }
+    struct SendSleep {
+        #[expect(dead_code, reason = "as above")]
+        sleep: Pin<Box<dyn Future<Output = ()>>>,
+    }
+    #[allow(
+        unsafe_code,
+        reason = "a waker has to be Send, which the timers of a thread are not"
+    )]
+    // SAFETY: it stays on this thread.
+    unsafe impl Send for SendSleep {}
+    impl Wake for Last {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    let long = || Box::pin(sleep(Duration::from_secs(60)));
+    let moving = async {
+        let mut own = long();
+        assert!(future::poll_once(&mut own).await.is_none());
+        let own = Mutex::new(SendSleep { sleep: own });
+        let last = Waker::from(Arc::new(Last { own }));
+        let mut moved = long();
+        let poll = moved.as_mut().poll(&mut Context::from_waker(&last));
+        assert!(poll.is_pending());
+        drop(last);
+        assert!(future::poll_once(&mut moved).await.is_none());
+    };
+    whit::block_on(moving).unwrap();
 }
