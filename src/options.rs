@@ -96,10 +96,10 @@ impl Job {
         }
     }
 
-    /// The one that these arguments may name, where they cannot be understood.
+    /// The one that these arguments begin with, also where they cannot be understood.
     pub(crate) fn named_in(args: &[OsString]) -> Option<&str> {
-        let mut words = args.iter().filter_map(|arg| arg.to_str());
-        words.find(|word| Self::named(word).is_some())
+        let first = args.first()?.to_str()?;
+        Self::named(first).map(|_| first)
     }
 
     fn help(&self) -> String {
