@@ -9,7 +9,7 @@ use std::{
 };
 
 /// A descriptor that the server's thread waits for with all else that it waits for: of a pipe, a serial port, a line of GPIO, an
-/// inotify. It needs no thread of its own, as smol's reactor does.
+/// inotify. That takes no thread of its own, as waiting in smol's reactor would.
 ///
 /// It is waited for in the server, or the [`block_on`](crate::block_on), that it was made in, for as long as that runs. One task can wait to
 /// read and one to write: where several do, the last that came is woken.
