@@ -89,8 +89,10 @@ fn usage_failure(mistake: &Mistake, args: &[OsString]) -> ExitCode {
         Some(job) => format!("whit {job} --help"),
         None => "whit --help".into(),
     };
-    let what = format_args!("whit: {mistake} ({help} tells what there is)");
-    say(Level::Error, &what);
+    say(
+        Level::Error,
+        &format_args!("whit: {mistake} ({help} tells what there is)"),
+    );
     ExitCode::from(2)
 }
 
