@@ -99,6 +99,7 @@ fn usage_failure(mistake: &Mistake, args: &[OsString]) -> ExitCode {
 fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
     let Work { server, beside } = work(&options)?;
     server.check()?;
+    let too_few_files = raise_files(&options);
     let listener = listen(&options)?;
     let (addrs, paths) = (listener.local_addrs(), listener.local_paths());
     let stats = server.stats_handle();
@@ -115,7 +116,7 @@ fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
                 &format_args!("listening on unix:{file} (WebSocket at {path})"),
             );
         }
-        have_files(&options);
+        warn_of_few_files(too_few_files);
         loop {
             stats.relieved().await;
             allocator::trim();
@@ -139,14 +140,19 @@ fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
     whit::block_on(future::or(serving, telling_and_trimming))?
 }
 
-/// Has the system let it open as many files as its connections need.
-fn have_files(options: &Options) {
+/// Has the system let it open as many files as its connections need. Otherwise tells how many it may, and for how many connections.
+fn raise_files(options: &Options) -> Option<(u64, usize)> {
     // Beside the connections: those that are turned away, the listeners, and what the reactor needs.
     const OTHERS: usize = 100;
 
     let connections = options.config.max_connections;
     let files = connections.saturating_mul(options.job.files_per_connection());
-    if let Some(limit) = descriptors::raise_limit(files.saturating_add(OTHERS) as u64) {
+    let limit = descriptors::raise_limit(files.saturating_add(OTHERS) as u64)?;
+    Some((limit, connections))
+}
+
+fn warn_of_few_files(too_few: Option<(u64, usize)>) {
+    if let Some((limit, connections)) = too_few {
         log::warn!(
             "the system lets it open {limit} files, too few for {connections} connections: see ulimit -n"
         );
@@ -177,7 +183,7 @@ fn reload(started_with: &Options, args: &[OsString]) -> Result<Config, Box<dyn E
         log::warn!("where it listens, and the path, change when it is started again");
     }
     log::set_max_level(options.log_level);
-    have_files(&options);
+    warn_of_few_files(raise_files(&options));
     Ok(options.config)
 }
 
