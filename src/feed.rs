@@ -4,6 +4,7 @@ use crate::{
     budget::{Budget, Charge},
     message::Message,
     pool,
+    wire::Frame,
 };
 use std::{
     cell::{Cell, RefCell, RefMut},
@@ -80,8 +81,9 @@ pub(crate) struct Publishing<'a> {
     topic: &'a Rc<str>,
     budget: &'a Rc<Budget>,
     shared: Option<Rc<Published>>,
+    frame: Option<Frame>,
     /// With the topic's name, for those who get more than one.
-    named: Option<Message>,
+    named_frame: Option<Frame>,
     /// It is for one that comes, beside what may wait for it.
     pub(crate) is_greeting: bool,
 }
@@ -99,7 +101,8 @@ impl<'a> Publishing<'a> {
             topic,
             budget,
             shared: None,
-            named: None,
+            frame: None,
+            named_frame: None,
             is_greeting: false,
         }
     }
@@ -120,10 +123,19 @@ impl<'a> Publishing<'a> {
     }
 
     /// As `subscriber` gets it.
-    pub(crate) fn message(&mut self, subscriber: &Subscriber) -> Message {
+    pub(crate) fn message(&self, subscriber: &Subscriber) -> Message {
         match subscriber.wants_names {
-            true => self.named().clone(),
+            true => named(self.topic, self.message),
             false => self.message.clone(),
+        }
+    }
+
+    /// The same, framed.
+    pub(crate) fn frame(&mut self, subscriber: &Subscriber) -> &Frame {
+        let (topic, message) = (self.topic, self.message);
+        match subscriber.wants_names {
+            true => (self.named_frame).get_or_insert_with(|| Frame::new(&named(topic, message))),
+            false => self.frame.get_or_insert_with(|| Frame::new(message)),
         }
     }
 
@@ -144,11 +156,6 @@ impl<'a> Publishing<'a> {
     pub(crate) fn has_room_to_keep(&self) -> bool {
         let bytes = Published::bytes(self.message, self.key);
         self.budget.has_room_to_keep(bytes)
-    }
-
-    fn named(&mut self) -> &Message {
-        self.named
-            .get_or_insert_with(|| named(self.topic, self.message))
     }
 }
 

@@ -15,6 +15,8 @@ pub(crate) const PING: u8 = 9;
 pub(crate) const PONG: u8 = 10;
 const MAX_CONTROL_BYTES: u64 = 125;
 const MASKED: u8 = 0x80;
+/// Of one that a server sends.
+pub(crate) const MAX_HEADER_BYTES: usize = 10;
 
 /// A frame's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use crate::{
     message::Message,
     reactor,
     shown::Time,
+    wire::Frame,
 };
 use std::time::{Duration, Instant};
 
@@ -88,8 +89,8 @@ pub(crate) async fn run(links: &Links, config: &Config) {
                 .as_mut()
                 .is_some_and(|period| period.take_due(now))
             {
-                let message = Message::from(HEARTBEAT);
-                links.for_each(|link| link.heartbeat(&message));
+                let frame = Frame::new(&Message::from(HEARTBEAT));
+                links.for_each(|link| link.heartbeat(&frame));
             }
         }
     }

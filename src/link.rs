@@ -12,7 +12,7 @@ use crate::{
     reactor,
     socket::Socket,
     stats::{Count, StatsHandle},
-    wire::FrameWriter,
+    wire::{Frame, FrameWriter},
 };
 use bytes::Bytes;
 use event_listener::Event;
@@ -195,17 +195,17 @@ impl Link {
     }
 
     /// Sends a message past the queue and the writer, where nothing stands before it. What the connection's own task has to say
-    /// is written when its turn ends, all of it in one call. What others say, as who has a message for many, is written at once: that costs a
-    /// system call and nothing else; but only once in a turn of the server's, so that a second one is not alone.
+    /// is written when its turn ends, all of it in one call; what others say, at once.
     #[inline]
     pub(crate) fn send(&self, mut message: Message) -> Result<(), Message> {
-        let of_task = self.gate.is_in_turn();
-        if self.outbound.is_closed()
-            || !self.outbound.is_empty()
-            || !self.due.borrow().is_empty()
-            || !of_task && self.sent_at.get() == self.stats.wakeups()
-            || of_task && self.written_early.get() >= Self::MOST_EARLY_WRITES
-        {
+        if !self.gate.is_in_turn() {
+            let is_sent = |frames| self.write_frame(frames, &Frame::new(&message));
+            return match self.free_for_others().as_deref().is_some_and(is_sent) {
+                true => Ok(()),
+                false => Err(message),
+            };
+        }
+        if !self.is_free() || self.written_early.get() >= Self::MOST_EARLY_WRITES {
             return Err(message);
         }
         let Some(frames) = self.frames.upgrade() else {
@@ -217,16 +217,39 @@ impl Link {
         };
         self.count_sent(message_bytes);
         self.unwritten.set(self.unwritten.get() + 1);
-        if !of_task {
-            self.sent_at.set(self.stats.wakeups());
-        }
-        if !of_task {
-            self.write(&frames);
-        } else if is_full || self.unwritten.get() >= self.outbound.capacity() {
+        if is_full || self.unwritten.get() >= self.outbound.capacity() {
             self.written_early.set(self.written_early.get() + 1);
             self.write(&frames);
         }
         Ok(())
+    }
+
+    /// Whether nothing stands before what goes past the queue.
+    #[inline]
+    fn is_free(&self) -> bool {
+        !self.outbound.is_closed() && self.outbound.is_empty() && self.due.borrow().is_empty()
+    }
+
+    /// Where others than the connection's task may write at once. That costs a system call and nothing else, but only once in a turn of the
+    /// server's, so that a second message is not alone.
+    #[inline]
+    fn free_for_others(&self) -> Option<Rc<FrameWriter>> {
+        let is_first = self.sent_at.get() != self.stats.wakeups();
+        let is_free = is_first && self.is_free();
+        is_free.then(|| self.frames.upgrade()).flatten()
+    }
+
+    fn write_frame(&self, frames: &FrameWriter, frame: &Frame) -> bool {
+        let Some(is_taken) = frames.try_write_frame(frame) else {
+            return false;
+        };
+        self.count_sent(frame.message_bytes());
+        self.sent_at.set(self.stats.wakeups());
+        if !is_taken {
+            // The writer goes on with it.
+            self.gate.wake();
+        }
+        true
     }
 
     /// Begins to take what topics have.
@@ -245,9 +268,8 @@ impl Link {
         if self.outbound.is_closed() {
             return;
         }
-        let message = publishing.message(subscriber);
         let is_next = self.fed() == 0 && !subscriber.is_owed_a_notice();
-        if is_next && self.send(message).is_ok() {
+        if is_next && self.send_published(publishing, subscriber) {
             return;
         }
         let feed = self.feed.get_or_init(|| {
@@ -271,6 +293,14 @@ impl Link {
             }
             None => self.close_slow(1),
         }
+    }
+
+    fn send_published(&self, publishing: &mut Publishing<'_>, subscriber: &Subscriber) -> bool {
+        if self.gate.is_in_turn() {
+            return self.send(publishing.message(subscriber)).is_ok();
+        }
+        let frames = self.free_for_others();
+        frames.is_some_and(|frames| self.write_frame(&frames, publishing.frame(subscriber)))
     }
 
     /// Lets go of what topics have for it: others need the memory.
@@ -334,13 +364,14 @@ impl Link {
     }
 
     /// Sends the heartbeat, as soon as it can be.
-    pub(crate) fn heartbeat(&self, message: &Message) {
+    pub(crate) fn heartbeat(&self, frame: &Frame) {
         if self.closing.is_set() {
             return;
         }
-        match self.send(message.clone()) {
-            Ok(()) => self.heartbeats.set(self.heartbeats.get() + 1),
-            Err(_) => self.ask(|due| due.heartbeat = true),
+        let frames = self.free_for_others();
+        match frames.is_some_and(|frames| self.write_frame(&frames, frame)) {
+            true => self.heartbeats.set(self.heartbeats.get() + 1),
+            false => self.ask(|due| due.heartbeat = true),
         }
     }
 

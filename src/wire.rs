@@ -7,7 +7,9 @@ use crate::{
     budget::{Account, Charge},
     close::{CloseCode, Closed, ClosedBy},
     decoder::{Decoder, Incoming},
-    framing::{BINARY, CLOSE, FINAL, FrameLimits, PING, PONG, TEXT, write_header},
+    framing::{
+        BINARY, CLOSE, FINAL, FrameLimits, MAX_HEADER_BYTES, PING, PONG, TEXT, write_header,
+    },
     message::Message,
     pool, reactor,
     scratch::Scratch,
@@ -228,6 +230,52 @@ pub(crate) struct FrameWriter {
     pending: RefCell<Pending>,
 }
 
+/// A message framed for all who get it.
+pub(crate) struct Frame {
+    /// The header, and a short payload.
+    start: Vec<u8>,
+    /// A long payload is not copied: it follows.
+    payload: Bytes,
+    payload_allocated: usize,
+    message_bytes: usize,
+}
+
+impl Frame {
+    pub(crate) fn new(message: &Message) -> Self {
+        let (mut copied, message_bytes) = (message.as_bytes(), message.len());
+        let (mut payload, mut payload_allocated) = (Bytes::new(), 0);
+        if message_bytes >= FrameWriter::LONG_PAYLOAD_BYTES {
+            copied = &[];
+            payload = message.clone().into_bytes();
+            payload_allocated = pool::allocated(message);
+        }
+        let mut start = Vec::with_capacity(MAX_HEADER_BYTES + copied.len());
+        write_header(first_of(message), message_bytes as u64, None, &mut start);
+        start.extend_from_slice(copied);
+        Self {
+            start,
+            payload,
+            payload_allocated,
+            message_bytes,
+        }
+    }
+
+    /// How long its message is.
+    pub(crate) fn message_bytes(&self) -> usize {
+        self.message_bytes
+    }
+}
+
+/// The first byte of a message's frame.
+#[inline]
+fn first_of(message: &Message) -> u8 {
+    FINAL
+        | match message {
+            Message::Text(_) => TEXT,
+            Message::Binary(_) => BINARY,
+        }
+}
+
 /// What is to be written.
 #[derive(Debug)]
 struct Pending {
@@ -285,18 +333,38 @@ impl FrameWriter {
     }
 
     fn push_to(&self, pending: &mut Pending, message: &mut Message) {
-        let opcode = match message {
-            Message::Text(_) => TEXT,
-            Message::Binary(_) => BINARY,
-        };
         let payload = message.as_bytes();
-        self.push_header(pending, opcode, payload.len());
+        self.push_header(pending, first_of(message), payload.len());
         if payload.len() < Self::LONG_PAYLOAD_BYTES {
             pending.frames.extend_from_slice(payload);
         } else {
             pending.payload_allocated = pool::allocated(message);
             pending.payload = mem::replace(message, Message::Binary(Bytes::new())).into_bytes();
         }
+    }
+
+    /// Writes a message past all that is pushed, if nothing is. Tells whether all of it was taken; what was not is pending.
+    pub(crate) fn try_write_frame(&self, frame: &Frame) -> Option<bool> {
+        let mut pending = self.pending.borrow_mut();
+        if pending.closed || pending.len() > 0 {
+            return None;
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        let (start, payload) = (&frame.start, &frame.payload);
+        // What went wrong shows with the next write, too.
+        let written = match self.socket.poll_write(&mut cx, start, payload) {
+            Poll::Ready(Ok(count)) => count,
+            _ => 0,
+        };
+        if written == start.len() + payload.len() {
+            return Some(true);
+        }
+        let of_start = written.min(start.len());
+        pending.frames = start[of_start..].to_vec();
+        pending.payload = payload.slice(written - of_start..);
+        pending.payload_allocated = frame.payload_allocated;
+        pending.recharge();
+        Some(false)
     }
 
     pub(crate) fn push_ping(&self) {
@@ -321,12 +389,12 @@ impl FrameWriter {
     /// A control frame.
     fn push(&self, opcode: u8, payload: &[u8]) {
         let mut pending = self.pending.borrow_mut();
-        self.push_header(&mut pending, opcode, payload.len());
+        self.push_header(&mut pending, FINAL | opcode, payload.len());
         pending.frames.extend_from_slice(payload);
     }
 
     #[inline(always)]
-    fn push_header(&self, pending: &mut Pending, opcode: u8, len: usize) {
+    fn push_header(&self, pending: &mut Pending, first: u8, len: usize) {
         if pending.len() == 0 {
             pending.frames = self.scratch.take_write();
             pending.in_scratch = true;
@@ -335,7 +403,7 @@ impl FrameWriter {
             let payload = mem::take(&mut pending.payload);
             pending.frames.extend_from_slice(&payload);
         }
-        write_header(FINAL | opcode, len as u64, None, &mut pending.frames);
+        write_header(first, len as u64, None, &mut pending.frames);
     }
 
     /// Whether so much is to be written that it is worth a write.
