@@ -57,7 +57,7 @@ use std::{
 pub use crate::{pipe::Pipe, simulation::Simulation};
 
 /// A test that takes longer has a wait without a wake in it.
-const HANG_GUARD: Duration = Duration::from_secs(30);
+const HANG_GUARD: Duration = Duration::from_secs(60);
 
 /// How much each direction of an in-memory connection holds, as a socket's buffer would.
 const PIPE_BYTES: usize = 64 * 1024;
@@ -66,7 +66,7 @@ const PIPE_BYTES: usize = 64 * 1024;
 ///
 /// # Panics
 ///
-/// If the server cannot start, or the test takes longer than 30 s.
+/// If the server cannot start, or the test takes longer than 60 s.
 #[allow(clippy::panic, reason = "a test fails by a panic")]
 pub fn run<T, F>(server: Server, test: impl FnOnce(TestServer) -> F) -> T
 where

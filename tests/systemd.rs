@@ -19,11 +19,10 @@ use std::{
     path::PathBuf,
     process::{Child, ChildStderr, Command, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
-    thread,
     time::Duration,
 };
 use support::{TEXT, frame, handshake};
-use whit::{Closed, Connection, Listener, Server};
+use whit::{Closed, Connection, HEARTBEAT, Listener, Server};
 
 const WHIT: &str = env!("CARGO_BIN_EXE_whit");
 
@@ -117,11 +116,7 @@ impl Service {
     /// The address that it says it listens on, in the next line.
     fn addr(&mut self) -> SocketAddr {
         let line = self.line();
-        let rest = line
-            .split("ws://")
-            .nth(1)
-            .unwrap_or_else(|| panic!("{line}"));
-        rest.split('/').next().unwrap().parse().unwrap()
+        addr_in(&line).unwrap_or_else(|| panic!("{line}"))
     }
 
     fn signal(&self, name: &str) {
@@ -145,6 +140,11 @@ impl Drop for Service {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn addr_in(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once("ws://")?;
+    rest.split('/').next()?.parse().ok()
 }
 
 fn whit() -> Command {
@@ -187,9 +187,17 @@ fn finish_handshake<S: Read>(mut stream: S) -> S {
 
 fn echo(stream: &mut (impl Read + Write)) {
     stream.write_all(&frame(TEXT, "hi")).unwrap();
-    let mut echoed = [0; 4];
-    stream.read_exact(&mut echoed).unwrap();
-    assert_eq!(&echoed, b"\x81\x02hi");
+    assert_eq!(text(stream), "hi");
+}
+
+/// The next message, which is short.
+fn text(stream: &mut impl Read) -> String {
+    let mut head = [0; 2];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(head[0], 0x81);
+    let mut payload = vec![0; head[1].into()];
+    stream.read_exact(&mut payload).unwrap();
+    String::from_utf8(payload).unwrap()
 }
 
 fn connect(addr: SocketAddr) -> TcpStream {
@@ -444,7 +452,7 @@ fn a_hangup_without_a_file_ends_it() {
 #[test]
 fn a_systemd_that_does_not_listen_holds_nobody_up() {
     let manager = Manager::new();
-    let mut service = manager.start(&mut whit());
+    let mut service = manager.start(whit().args(["--heartbeat", "100ms"]));
     let addr = service.addr();
     manager.told_of("READY=1");
     let other = UnixDatagram::unbound().unwrap();
@@ -452,9 +460,12 @@ fn a_systemd_that_does_not_listen_holds_nobody_up() {
     while other.send_to(b"", &manager.path.0).is_ok() {}
 
     let mut client = shake_hands(connect(addr));
-    // It has been told of this by then, if it can be.
-    thread::sleep(Duration::from_millis(1500));
-    echo(&mut client);
+    // By its own clock more than a second passes, after which it tells of this client, and on it goes.
+    for _ in 0..12 {
+        assert_eq!(text(&mut client), HEARTBEAT);
+    }
+    client.write_all(&frame(TEXT, "hi")).unwrap();
+    while text(&mut client) != "hi" {}
     while !manager.told().starts_with("STATUS=1 connections, ") {}
     drop(client);
     service.stop();
@@ -473,14 +484,29 @@ fn that_there_is_no_systemd_to_be_told_is_said_once() {
     let nowhere = SocketPath::new();
     let mut command = whit();
     command
+        .args(["--heartbeat", "10ms"])
         .env("NOTIFY_SOCKET", &nowhere.0)
         .env("WATCHDOG_USEC", "20000");
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let log = BufReader::new(child.stderr.take().unwrap());
     let mut service = Service { child, log };
-    let first = service.line();
-    thread::sleep(Duration::from_millis(200));
-    let log = first + &service.stop();
+    // That it cannot be told may be said first.
+    let mut log = String::new();
+    let addr = loop {
+        let line = service.line();
+        assert_ne!(line, "", "{log}");
+        log += &line;
+        if let Some(addr) = addr_in(&line) {
+            break addr;
+        }
+    };
+    let mut client = shake_hands(connect(addr));
+    // It tries as often, by the same clock.
+    for _ in 0..20 {
+        assert_eq!(text(&mut client), HEARTBEAT);
+    }
+    drop(client);
+    log += &service.stop();
     assert_eq!(log.matches("systemd cannot be told").count(), 1, "{log}");
 }
 

@@ -425,14 +425,14 @@ fn half_a_message_is_none() {
 fn a_silent_broker_is_pinged_and_left_when_it_does_not_answer() {
     run(QoS::Level1, async |broker| {
         broker.connack.properties.server_keep_alive = Some(1);
-        let mut client = broker.connected().await;
         let began = Instant::now();
+        let mut client = broker.connected().await;
         for _ in 0..2 {
             assert_eq!(client.packet().await, Some(Packet::Pingreq));
             client.send(Packet::Pingresp).await;
         }
         assert_eq!(client.packet().await, Some(Packet::Pingreq));
-        assert!(began.elapsed() > Duration::from_millis(2900));
+        assert!(began.elapsed() >= Duration::from_secs(3));
         assert_eq!(client.packet().await, None);
         assert!(began.elapsed() < session::PATIENCE);
         broker.connected().await;
@@ -468,8 +468,8 @@ fn a_broker_that_goes_each_time_is_tried_less_and_less_often() {
         for _ in 0..12 {
             broker.accept().await;
         }
-        // 1 s on average. It is less than this once in 100,000 times.
-        assert!(began.elapsed() > Duration::from_millis(50));
+        // 1 s on average, and less than this once in a hundred million times. If they did not grow it would be 11 ms at most.
+        assert!(began.elapsed() > Duration::from_millis(20));
     });
 }
 
