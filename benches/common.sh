@@ -36,7 +36,14 @@ need_package() {
     shift
     "$@" >/dev/null 2>&1 && return
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || { echo "the package $package is missing" >&2; return 1; }
-    quietly apt-get update && DEBIAN_FRONTEND=noninteractive quietly apt-get install -y --no-install-recommends "$package" ||
+    # The lock is that of the scripts in tests/, which may run beside.
+    local cache=${XDG_CACHE_HOME:-$HOME/.cache}/whit-tests
+    mkdir -p "$cache"
+    # shellcheck disable=SC2016
+    DEBIAN_FRONTEND=noninteractive quietly flock --close "$cache/apt-lock" sh -c '
+        apt-get -o Acquire::Retries=3 update &&
+            apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "$0"
+    ' "$package" ||
         { echo "the package $package cannot be installed" >&2; return 1; }
 }
 
@@ -116,13 +123,16 @@ can() {
 
 # server_url: waits until the server, whose words go to $temp/server, listens. Prints its address, or nothing if it never does.
 server_url() {
-    local tries url=
+    local tries url port
     for ((tries = 0; tries < 500; tries++)); do
         url=$(sed -n 's/^listening on //p' "$temp/server")
-        [ -z "$url" ] || break
+        if [[ $url =~ :([0-9]+)/ ]]; then
+            # Some say so just before they do.
+            printf -v port %04X "${BASH_REMATCH[1]}"
+            ! grep -qsE "^ *[0-9]+: [0-9A-F]+:$port [0-9A-F]+:0000 0A" /proc/net/tcp /proc/net/tcp6 || { echo "$url"; return; }
+        fi
         sleep 0.02
     done
-    echo "$url"
 }
 
 # measure SERVER CASE: a line of JSON.

@@ -8,8 +8,8 @@ websockets=15.0.1
 venv=${XDG_CACHE_HOME:-$HOME/.cache}/whit-tests/examples
 
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends python3-venv
+    apt-get -o Acquire::Retries=3 update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120 install -qq --no-install-recommends python3-venv
 fi
 if ! "$venv/bin/python" -c "import websockets.version as v; assert v.version == '$websockets'" 2>/dev/null; then
     python3 -m venv --clear "$venv"

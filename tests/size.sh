@@ -39,7 +39,7 @@ smallest() {
 }
 
 # Where minimal servers listen, which is a part of them.
-port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+port=$(free_port)
 addr=127.0.0.1:$port
 
 # echoes COMMAND...: whether the minimal server that this runs is one.
@@ -82,7 +82,7 @@ on_this_machine() {
     for _ in {1..9}; do
         start_server
         # Whoever answers has begun to wait for what comes.
-        "$python" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1]).read()' "http://$address/"
+        no_proxy='*' "$python" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1]).read()' "http://$address/"
         awk '/^VmRSS/ { print $2 * 1024 }' "/proc/$server_pid/status" >>"$temp/resident"
         stop_server
     done

@@ -30,7 +30,8 @@ APT { Architecture "$2"; Architectures { "$2"; }; Sandbox::User "root"; };
 Dir { State "$apt"; State::status "$apt/status"; Cache "$apt"; };
 EOF
     # Of several sources one may be unavailable: what counts is whether the packages are found.
-    (cd "$apt/packages" && export APT_CONFIG=$apt/conf && { apt-get update || true; } && apt-get download "${@:3}") \
+    (cd "$apt/packages" && export APT_CONFIG=$apt/conf && { apt-get -o Acquire::Retries=3 update || true; } &&
+        apt-get -o Acquire::Retries=3 download "${@:3}") \
         >"$apt/log" 2>&1 ||
         { tail -n 20 "$apt/log" >&2; fail "there are no packages ${*:3} for $2"; }
     rm -rf "$folder"

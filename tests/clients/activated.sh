@@ -6,10 +6,6 @@ need_whit
 need_package systemd systemd-socket-activate --version
 need_python websockets 17.4
 
-free_port() {
-    "$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
 # activate: has systemd-socket-activate listen, without a whit.
 activate() {
     systemd-socket-activate --listen "127.0.0.1:$port" --listen "$temp/whit.sock" "$whit" --heartbeat off 2>"$temp/log" &

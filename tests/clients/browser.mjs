@@ -363,7 +363,8 @@ async function useTee() {
   const page = new Page(await browser.newPage());
   await page.page.goto(origin);
   await page.state('open');
-  await page.page.waitForFunction(() => received > 100);
+  // They come no faster than the input has them.
+  await page.page.waitForFunction(() => received > 100, undefined, { timeout: 40_000 });
   await page.drawn();
   const plots = await page.plots();
   assert.deepEqual(plots.map(({ name, high, low }) => [name, high, low]), [['sine', '1', '-1'], ['cosine', '1', '-1']]);
@@ -376,5 +377,6 @@ async function useTee() {
   await browser.close();
 }
 
-await rm(process.env.PROFILE, { recursive: true, force: true });
+// The browser before may have left processes that still write there.
+await rm(process.env.PROFILE, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
 await { page: usePage, plots: usePlots, tee: useTee, 'foreign-page': useForeignPage }[test]();

@@ -21,7 +21,8 @@ end_everything() {
     for function in "${at_end[@]}"; do
         "$function" || true
     done
-    rm -rf "$temp"
+    # What a process that has only just been told to end still writes there would have the first one fail.
+    rm -rf "$temp" 2>/dev/null || { sleep 1 && rm -rf "$temp"; } || true
     [ "$status" = 0 ] || echo "FAILED: ${0##*/}" >&2
 }
 trap end_everything EXIT
@@ -44,8 +45,13 @@ need_package() {
     "$@" >/dev/null 2>&1 && return
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "the package $package is missing"
     echo "installing $package"
-    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$package"; } \
-        >"$temp/apt" 2>&1 || { tail -n 20 "$temp/apt" >&2; fail "$package cannot be installed"; }
+    mkdir -p "$cache"
+    # Scripts run side by side, and apt-get fails where another one holds its locks.
+    # shellcheck disable=SC2016
+    DEBIAN_FRONTEND=noninteractive flock --close "$cache/apt-lock" sh -c '
+        apt-get -o Acquire::Retries=3 update &&
+            apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "$0"
+    ' "$package" >"$temp/apt" 2>&1 || { tail -n 20 "$temp/apt" >&2; fail "$package cannot be installed"; }
     "$@" >/dev/null 2>&1 || fail "$package is installed but of no use: $* fails"
 }
 
@@ -85,12 +91,33 @@ need_whit() {
     [ -x "$whit" ] || fail "there is no program at $whit"
 }
 
+# free_port: prints a port that is free, and that the system gives to nobody who asks for any: it stays free until it is used.
+free_port() {
+    python3 - <<'END'
+import random, socket
+
+with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+    low, high = map(int, file.read().split())
+ports = [port for port in range(10000, 65536) if not low <= port <= high] or range(low, high)
+while True:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", random.choice(ports)))
+        except OSError:
+            continue
+        print(probe.getsockname()[1])
+        break
+END
+}
+
 # start_server [OPTIONS]: starts whit on a free port and waits until it listens.
 # Sets server_pid, server_log, address (host:port) and url.
 start_server() {
     local line pipe
     servers_started=$((servers_started + 1))
     server_log=$temp/server-$servers_started.log
+    # There before anyone looks into it.
+    : >"$server_log"
     pipe=$temp/stderr-$servers_started
     mkfifo "$pipe"
     "$whit" --listen 127.0.0.1:0 "$@" 2>"$pipe" &

@@ -18,7 +18,7 @@ unix=(--listen "unix:$socket" --socket-owner root:www-data)
 start_nginx() {
     local readme=$clients/../../README.md folder=$temp/nginx port
     mkdir "$folder"
-    port=$(python3 -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')
+    port=$(free_port)
     nginx=127.0.0.1:$port
     awk '/^```nginx$/ { inside = 1; next } /^```$/ { inside = 0 } inside' "$readme" >"$folder/readme.conf"
     grep -q "listen 80;" "$folder/readme.conf" && grep -q "unix:/run/whit/whit.sock;" "$folder/readme.conf" ||

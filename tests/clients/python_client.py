@@ -118,7 +118,7 @@ async def heartbeat(url):
                 sys.exit(f"fail: a heartbeat was due, {message!r} came")
     gaps = [later - earlier for earlier, later in zip(times, times[1:])]
     shown = ", ".join(f"{gap:.3f} s" for gap in gaps)
-    check(f"heartbeats come a second apart: {shown}", all(0.5 < gap < 1.7 for gap in gaps) and 2.5 < sum(gaps) < 3.7)
+    check(f"heartbeats come a second apart: {shown}", all(0.1 < gap < 1.9 for gap in gaps) and 2.1 < sum(gaps) < 3.9)
 
 
 async def foreign_origin(url):

@@ -24,8 +24,8 @@ from wire import HANDSHAKE, frame
 # What the server was started with, and its write_timeout.
 PING_INTERVAL, PONG_TIMEOUT, WRITE_TIMEOUT = 3, 2, 10
 NOTICED = PING_INTERVAL + PONG_TIMEOUT
-# For a machine that is busy with other things.
-TOLERANCE = 0.5
+# For a machine that is busy with other things. Less than another ping would take.
+TOLERANCE = 1
 # The kernel looks at its own time limits only when it tries again.
 KERNEL_TOLERANCE = 2
 
@@ -208,9 +208,10 @@ def lossy(net, watch):
     """A long way, on which packets get lost."""
     enter(f"{net}-lossy")
     relay = Relay(net, delay=0.15, loses_one_of=20)
+    # Before any ping: the first may be due right behind the handshake.
+    began = time.monotonic()
     peer = Peer(SERVER)
     chance = random.Random(1)
-    began = time.monotonic()
     while peer.pings < 6:
         before = peer.pings
         peer.echo([chance.randbytes(2000) for _ in range(10)])

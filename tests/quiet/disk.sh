@@ -19,7 +19,7 @@ page() { curl --silent --show-error --fail --noproxy '*' --max-time 10 --output 
 # within SECONDS COMMAND...: waits until it succeeds.
 within() { timeout "$1" sh -c 'until "$@" >/dev/null 2>&1; do sleep 0.05; done' sh "${@:2}"; }
 
-printf -- '--memory 8MiB\n--heartbeat 100ms\n--ping-interval 300ms\n--pong-timeout 200ms\n' >"$temp/flags"
+printf -- '--memory 8MiB\n--heartbeat 100ms\n--ping-interval 1500ms\n--pong-timeout 1500ms\n' >"$temp/flags"
 start_server --verbose --config "$temp/flags"
 page "http://$address/"
 ! page "http://$address/none" 2>/dev/null || fail "there is a page at /none"

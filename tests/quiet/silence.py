@@ -15,6 +15,7 @@ from pathlib import Path
 from wire import HANDSHAKE, frame
 
 MINUTE = 60
+PING_INTERVAL = 30
 HEARTBEAT, PING, PONG = b"\x81\x09heartbeat", 0x89, 0x8A
 
 
@@ -59,6 +60,7 @@ class Case:
         return socket.create_connection((place, int(end)), timeout=20)
 
     def connect(self, selector):
+        self.began = time.monotonic()
         for _ in range(self.count):
             client = self.socket()
             client.sendall(HANDSHAKE)
@@ -129,6 +131,9 @@ def main(arguments):
     for case in cases:
         case.connect(selector)
     settle([nobody, silent, systemd, silent_by_unix], selector)
+    # A minute that begins as a ping is due has two or three.
+    while not 2 < (time.monotonic() - pinged.began) % PING_INTERVAL < PING_INTERVAL - 2:
+        drain(selector, 0.5)
     for case in cases:
         case.start()
     drain(selector, MINUTE)
@@ -143,14 +148,14 @@ def main(arguments):
     looks = looked_at.used.wakeups
     check(f"an idle timeout of 2 m costs a wake-up for each quarter of it: {looks}", 1 <= looks <= 3)
     # Every 30 s a wake-up to ping, one to see who answered, and as many for the pongs as they come apart.
-    most = MINUTE // 30 * (2 + pinged.count)
+    most = MINUTE // PING_INTERVAL * (2 + pinged.count)
     check(f"pings cost no more wake-ups than there are pongs, and two: {pinged.used.wakeups} of {most}", pinged.pings == 2 * pinged.count and pinged.used.wakeups <= most)
     for case in (few, many, by_unix):
         each = case.heartbeats / case.count
-        check(f"{case.name}: {case.count} clients heard {each:.1f} heartbeats each", abs(each - MINUTE) <= 1)
+        # One that is held up by others has the next come as much later.
+        check(f"{case.name}: {case.count} clients heard {each:.1f} heartbeats each", MINUTE - 6 <= each <= MINUTE + 1)
         check(f"it woke up {case.used.wakeups} times for that, at most twice a second", case.used.wakeups <= 2 * MINUTE)
-    # One may be held up by others, and left out.
-    check("as often for many as for few", abs(many.used.wakeups - few.used.wakeups) <= 3 and abs(by_unix.used.wakeups - few.used.wakeups) <= 3)
+    check("as often for many as for few", all(abs(case.used.wakeups - few.used.wakeups) <= 8 for case in (many, by_unix)))
 
 
 main(sys.argv[1:])
