@@ -19,7 +19,9 @@ fi
 
 # Sanitizers need a nightly compiler, which nobody has to have.
 cargo fuzz build --sanitizer none 2>"$temp/build" || { tail -n 40 "$temp/build" >&2; fail "the targets cannot be built"; }
-for target in $(cargo fuzz list); do
+targets=$(cargo fuzz list)
+[ -n "$targets" ] || fail "there are no targets"
+for target in $targets; do
     corpus=$PWD/fuzz/corpus/$target
     mkdir -p "$corpus"
     cargo fuzz run --sanitizer none "$target" "$corpus" "$PWD/fuzz/seeds/$target" -- \
