@@ -103,14 +103,9 @@ fn judge(seat: &Seat, head: Head, mut charge: Charge) -> Outcome {
         Ok((mut request, already_read)) => {
             let judged = seat
                 .identify(&mut request)
-                .and_then(|()| handshake::judge(&request, &house.routes, &seat.config));
+                .and_then(|()| handshake::judge(&mut request, &house.routes, &seat.config));
             match judged {
-                Ok(Verdict::Upgrade {
-                    handler,
-                    answer,
-                    subprotocol,
-                }) => {
-                    request.subprotocol = subprotocol;
+                Ok(Verdict::Upgrade { handler, answer }) => {
                     let admitted = Admitted {
                         request,
                         already_read,

@@ -1,8 +1,10 @@
 //! Descriptors that are waited for with all else.
 
 use crate::reactor::{Io, register};
+use event_listener::Event;
 use futures_lite::future::poll_fn;
 use std::{
+    cell::Cell,
     io,
     os::fd::AsFd,
     task::{Context, Poll},
@@ -11,8 +13,9 @@ use std::{
 /// A descriptor that the server's thread waits for with all else that it waits for: of a pipe, a serial port, a line of GPIO, an
 /// inotify. That takes no thread of its own, as waiting in smol's reactor would.
 ///
-/// It is waited for in the server, or the [`block_on`](crate::block_on), that it was made in, for as long as that runs. One task can wait to
-/// read and one to write: where several do, the last that came is woken.
+/// It is waited for in the server, or the [`block_on`](crate::block_on), that it was made in, for as long as that runs. Any number of tasks
+/// may share it: one after the other has its operation done. One that takes several, as to write what does not fit at once, is best left to one
+/// task, behind a channel.
 ///
 /// # Examples
 ///
@@ -50,11 +53,41 @@ use std::{
 /// }
 /// ```
 #[derive(Debug)]
-pub struct AsyncFd<T: AsFd>(Io<T>);
+pub struct AsyncFd<T: AsFd> {
+    io: Io<T>,
+    readers: Line,
+    writers: Line,
+}
 
 impl<T: AsFd> Drop for AsyncFd<T> {
     fn drop(&mut self) {
-        self.0.forget();
+        self.io.forget();
+    }
+}
+
+/// Those who wait in one direction: the first for the descriptor, which has room for one, and the others for the first.
+#[derive(Debug, Default)]
+struct Line {
+    is_taken: Cell<bool>,
+    left: Event,
+}
+
+impl Line {
+    async fn be_first(&self) -> First<'_> {
+        while self.is_taken.get() {
+            self.left.listen().await;
+        }
+        self.is_taken.set(true);
+        First(self)
+    }
+}
+
+struct First<'a>(&'a Line);
+
+impl Drop for First<'_> {
+    fn drop(&mut self) {
+        self.0.is_taken.set(false);
+        self.0.left.notify(1);
     }
 }
 
@@ -66,12 +99,16 @@ impl<T: AsFd> AsyncFd<T> {
     /// If the system does not let it wait for such: regular files and folders are always ready. Also where this is called neither in a
     /// handler, nor in a future that [`block_on`](crate::block_on) runs, and in a `Simulation`, which has no system.
     pub fn new(fd: T) -> io::Result<Self> {
-        register(fd).map(Self)
+        Ok(Self {
+            io: register(fd)?,
+            readers: Line::default(),
+            writers: Line::default(),
+        })
     }
 
     /// What it was made of.
     pub fn get_ref(&self) -> &T {
-        self.0.get_ref()
+        self.io.get_ref()
     }
 
     /// Runs `operation`, again each time that there may be something to read, until it gives anything else than
@@ -88,6 +125,7 @@ impl<T: AsFd> AsyncFd<T> {
         &self,
         mut operation: impl FnMut(&T) -> io::Result<R>,
     ) -> io::Result<R> {
+        let _first = self.readers.be_first().await;
         poll_fn(|cx| self.poll_read_with(cx, &mut operation)).await
     }
 
@@ -95,7 +133,7 @@ impl<T: AsFd> AsyncFd<T> {
     ///
     /// # Errors
     ///
-    /// Those of `operation`.
+    /// Those of `operation`, and the system's where it does not let it wait for room.
     ///
     /// # Cancel safety
     ///
@@ -104,10 +142,11 @@ impl<T: AsFd> AsyncFd<T> {
         &self,
         mut operation: impl FnMut(&T) -> io::Result<R>,
     ) -> io::Result<R> {
+        let _first = self.writers.be_first().await;
         poll_fn(|cx| self.poll_write_with(cx, &mut operation)).await
     }
 
-    /// What [`read_with`](Self::read_with) does each time that it is polled.
+    /// What [`read_with`](Self::read_with) does each time that it is polled, for one task: the last that polled is woken.
     ///
     /// # Errors
     ///
@@ -117,19 +156,19 @@ impl<T: AsFd> AsyncFd<T> {
         cx: &mut Context<'_>,
         operation: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        self.0.poll_read_with(cx, operation)
+        self.io.poll_read_with(cx, operation)
     }
 
-    /// What [`write_with`](Self::write_with) does each time that it is polled.
+    /// What [`write_with`](Self::write_with) does each time that it is polled, for one task: the last that polled is woken.
     ///
     /// # Errors
     ///
-    /// Those of `operation`.
+    /// Those of `operation`, and the system's where it does not let it wait for room.
     pub fn poll_write_with<R>(
         &self,
         cx: &mut Context<'_>,
         operation: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        self.0.poll_write_with(cx, operation)
+        self.io.poll_write_with(cx, operation)
     }
 }

@@ -8,7 +8,8 @@ use event_listener::Event;
 use futures_lite::future::poll_fn;
 use slab::Slab;
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
+    fmt,
     ops::RangeInclusive,
     rc::{Rc, Weak},
     task::{Context, Poll},
@@ -47,9 +48,20 @@ pub(crate) struct Budget {
     shared: Cell<usize>,
     /// What of that they keep for those who come.
     kept: Cell<usize>,
+    /// Has topics let go of what there is no room for.
+    let_go_shared: LetGo,
     keeps_spare: Cell<bool>,
     /// Tells of one.
     spared: Slot,
+}
+
+#[derive(Default)]
+struct LetGo(OnceCell<Box<dyn Fn()>>);
+
+impl fmt::Debug for LetGo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LetGo")
+    }
 }
 
 /// A buffer that nobody has, since then.
@@ -63,6 +75,10 @@ impl Budget {
     /// What is too much from now on goes at once, and who waits has a look whether there is room now.
     pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.set(limit);
+        // First: nobody can be shed for it.
+        if let Some(let_go) = self.let_go_shared.0.get() {
+            let_go();
+        }
         self.make_room();
         self.returned.notify(usize::MAX);
     }
@@ -97,6 +113,11 @@ impl Budget {
         account.key.set(Some(key));
         self.add(bytes);
         Some(account)
+    }
+
+    /// What a smaller limit has topics do.
+    pub(crate) fn on_limit(&self, let_go_shared: impl Fn() + 'static) {
+        let _ = self.let_go_shared.0.set(Box::new(let_go_shared));
     }
 
     pub(crate) fn used(&self) -> usize {

@@ -56,7 +56,8 @@ macro_rules! settings {
             /// Which web pages may connect; others get 403. Defaults to [`Origins::SameHost`].
             pub origins: Origins,
             /// The subprotocols that this server speaks, the most preferred first (RFC 6455 1.9). The
-            /// first of them that a client offers is chosen; where none fits, none is. Defaults to none.
+            /// first of them that a client offers is chosen; where none fits, none is, and the client
+            /// is let in all the same: a [guard](crate::Server::guard) can refuse it. Defaults to none.
             pub subprotocols: Vec<String>,
             /// The proxies whose word is taken for who their clients are, in `X-Forwarded-For`: for
             /// [`Request::peer_addr`](crate::Request::peer_addr), the log, and `max_connections_per_ip`. Anyone else may
@@ -104,7 +105,7 @@ settings! {
     memory_budget_bytes(usize): usize = 32 * 1024 * 1024,
     /// The longest that a request head may take to arrive; then 408. Defaults to 5 s.
     handshake_timeout(Duration): Duration = Duration::from_secs(5),
-    /// The longest request head in bytes; a longer one gets 431. Allocated as it arrives, and kept for
+    /// The longest request head in bytes; a longer one gets 431, as does one with more than 64 fields. Allocated as it arrives, and kept for
     /// [`Connection::request`](crate::Connection::request). Defaults to 8 KiB.
     max_head_bytes(usize): usize = 8 * 1024,
     /// The longest message taken from a client in bytes; a longer one closes the connection with 1009.
@@ -302,7 +303,7 @@ impl Config {
             return Err(bad(
                 "pong_timeout",
                 format_args!("{}", Time(self.pong_timeout)),
-                "it is not longer than ping_interval, or pings would overtake each other",
+                "it may not be longer than ping_interval, or pings would overtake each other",
             ));
         }
 

@@ -7,8 +7,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a server could not start.
 ///
-/// Nothing that a client does ends a server, so these come from [`run`](crate::Server::run) and
-/// [`serve`](crate::Server::serve) at the start and never later. Its debug text is its message, so that a `main` that
+/// Nothing that a client does ends a server, so these come from what makes one ready, and from [`run`](crate::Server::run) and
+/// [`serve`](crate::Server::serve) at the start, and never later. Its debug text is its message, so that a `main` that
 /// returns it ends with a clear line.
 #[non_exhaustive]
 pub enum Error {
@@ -35,7 +35,8 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The system gave no means to wait for sockets and timers: the process has too many files open.
+    /// There are no means to wait for sockets and timers: the process has too many files open, or nobody waits where
+    /// [`serve_lean`](crate::Server::serve_lean) was polled.
     Reactor {
         /// What the system said.
         source: io::Error,

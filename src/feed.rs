@@ -173,7 +173,7 @@ fn named(topic: &str, message: &Message) -> Message {
 }
 
 /// Makes what a subscriber is told of how many messages it missed.
-pub(crate) type Notice = Box<dyn Fn(u64) -> Message>;
+pub(crate) type Notice = Rc<dyn Fn(u64) -> Message>;
 
 /// One subscription's side of a feed.
 pub(crate) struct Subscriber {
@@ -227,8 +227,9 @@ impl Subscriber {
         if self.untold.get() == 0 {
             return None;
         }
-        let notice = self.notice.borrow();
-        notice.as_ref().map(|notice| notice(self.untold.take()))
+        // Not borrowed while it runs: it may set another.
+        let notice = self.notice.borrow().clone()?;
+        Some(notice(self.untold.take()))
     }
 
     /// Whether so many wait for it.

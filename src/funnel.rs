@@ -56,6 +56,7 @@ impl Funnel {
     }
 
     /// The next message, or `None` once it is closed and empty.
+    #[cfg(target_os = "linux")]
     pub(crate) async fn next(&self) -> Option<Message> {
         let message = self.receiver.recv().await.ok();
         self.changed.notify(1);

@@ -49,7 +49,7 @@ pub fn answer<'a>(reads: impl IntoIterator<Item = &'a [u8]>, config: &Config) ->
     let (client, server) = Pipe::pair(usize::MAX);
     let socket = Socket::pipe(server);
     let reading = request::read(&socket, None, config.max_head_bytes, &mut charge);
-    let (request, rest) = match feed(client, reads, reading) {
+    let (mut request, rest) = match feed(client, reads, reading) {
         Ok(read) => read,
         Err(unread) => {
             let bytes = match unread {
@@ -65,7 +65,7 @@ pub fn answer<'a>(reads: impl IntoIterator<Item = &'a [u8]>, config: &Config) ->
         }
     };
     let with_body = request.method() != "HEAD";
-    let (upgraded, bytes) = match handshake::judge(&request, &routes, config) {
+    let (upgraded, bytes) = match handshake::judge(&mut request, &routes, config) {
         Ok(Verdict::Upgrade { answer, .. }) => (true, answer.into_bytes()),
         Ok(Verdict::Answer(response) | Verdict::Guarded(response)) => {
             (false, response.into_bytes(with_body))

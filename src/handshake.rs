@@ -18,15 +18,15 @@ pub(crate) enum Verdict {
     Upgrade {
         handler: Handler,
         answer: String,
-        subprotocol: Option<Box<str>>,
     },
     Answer(Response),
     /// The same, for one that the guard turns away.
     Guarded(Response),
 }
 
+/// Notes in the request which subprotocol is agreed on.
 pub(crate) fn judge(
-    request: &Request,
+    request: &mut Request,
     routes: &Routes,
     config: &Config,
 ) -> Result<Verdict, Refusal> {
@@ -37,17 +37,18 @@ pub(crate) fn judge(
     match (handler, page) {
         (Some((_, handler)), _) if fields.upgrades => {
             let key = check_upgrade(request, &fields, config)?;
+            let accept_key = derive_accept_key(key.as_bytes());
+            request.subprotocol = choose_subprotocol(request, config).map(Into::into);
             if let Some(guard) = &routes.guard {
                 if let Err(response) = ask("guard", request, || guard(request))? {
                     return Ok(Verdict::Guarded(response));
                 }
             }
-            let subprotocol = choose_subprotocol(request, config);
             let mut answer = String::with_capacity(256);
             answer += "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
-            answer += &derive_accept_key(key.as_bytes());
+            answer += &accept_key;
             answer += "\r\n";
-            if let Some(name) = subprotocol {
+            if let Some(name) = request.subprotocol() {
                 answer += "Sec-WebSocket-Protocol: ";
                 answer += name;
                 answer += "\r\n";
@@ -56,7 +57,6 @@ pub(crate) fn judge(
             Ok(Verdict::Upgrade {
                 handler: handler.clone(),
                 answer,
-                subprotocol: subprotocol.map(Into::into),
             })
         }
         (Some((fit, _)), page) if page.is_none_or(|(page_fit, _)| page_fit < fit) => {

@@ -2,6 +2,7 @@
 
 use crate::{
     funnel::Funnel,
+    logging,
     tee::{Cut, Flags},
     work::{Serving, Work},
 };
@@ -95,9 +96,8 @@ async fn subscribe(
         }
     };
     if subscription.missed() > 0 {
-        let peer = conn.request().peer_addr().map(|addr| format!("{addr} "));
-        let (peer, missed) = (peer.unwrap_or_default(), subscription.missed());
-        log::info!("{peer}was too slow: it missed {missed} messages");
+        let (peer, missed) = (logging::peer(conn.request()), subscription.missed());
+        log::info!("{peer} was too slow: it missed {missed} messages");
     }
     Err(closed)
 }

@@ -61,7 +61,7 @@ impl Kept {
         }
     }
 
-    fn remove(&mut self, place: usize) {
+    pub(crate) fn remove(&mut self, place: usize) {
         if let Some(published) = self.messages.remove(place) {
             self.keyless -= usize::from(published.key.is_none());
             published.end_to_keep();

@@ -8,6 +8,7 @@ use std::{
     os::{fd::AsFd, unix::fs::MetadataExt},
     sync::OnceLock,
 };
+use whit::Request;
 
 /// Begins to log what is as important as `level`, or more. Whoever starts the command adds the time, as the journal does.
 pub(crate) fn start(level: log::LevelFilter) {
@@ -25,6 +26,16 @@ pub(crate) fn say(level: log::Level, line: &dyn Display) {
     };
     // In one write, so that no other writer's words get into the middle.
     let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// A client as the log names it.
+pub(crate) fn peer(request: &Request) -> String {
+    match request.peer_addr() {
+        // As a proxy told it.
+        Some(addr) if addr.port() == 0 => addr.ip().to_string(),
+        Some(addr) => addr.to_string(),
+        None => "local".into(),
+    }
 }
 
 /// Shows what it has without control characters.

@@ -122,7 +122,11 @@ fn serve(options: Options, args: Vec<OsString>) -> Result<(), Box<dyn Error>> {
             allocator::trim();
         }
     };
-    let mut server = server.shut_down_on_signals().notify_systemd();
+    let mut server = server.shut_down_on_signals();
+    #[cfg(target_os = "linux")]
+    {
+        server = server.notify_systemd();
+    }
     if options.config_file.is_some() {
         let started_with = options.clone();
         server = server.reload_on_hangup(move || reload(&started_with, &args));
@@ -188,7 +192,10 @@ fn reload(started_with: &Options, args: &[OsString]) -> Result<Config, Box<dyn E
 }
 
 fn listen(options: &Options) -> whit::Result<Listener> {
+    #[cfg(target_os = "linux")]
     let mut listener = Listener::from_systemd()?;
+    #[cfg(not(target_os = "linux"))]
+    let mut listener = Listener::default();
     let default = (listener.is_empty() && options.listen.is_empty()).then_some(DEFAULT_LISTEN);
     for addr in options.listen.iter().map(String::as_str).chain(default) {
         listener.join(match addr.strip_prefix("unix:") {
@@ -202,9 +209,12 @@ fn listen(options: &Options) -> whit::Result<Listener> {
 fn listen_at(path: &str, options: &Options) -> whit::Result<Listener> {
     let listener = Listener::bind_unix(path, options.socket_mode)?;
     if let Some(Owner { user, group }) = options.socket_owner {
-        lchown(path, Some(user), group).map_err(|source| whit::Error::Listen {
-            addr: format!("unix:{path}, as its owner cannot be changed"),
-            source,
+        lchown(path, Some(user), group).map_err(|error| whit::Error::Listen {
+            addr: format!("unix:{path}"),
+            source: io::Error::new(
+                error.kind(),
+                format!("its owner cannot be changed: {error}"),
+            ),
         })?;
     }
     Ok(listener)

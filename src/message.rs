@@ -28,6 +28,9 @@ pub enum Message {
     /// UTF-8 text (RFC 6455 5.6, opcode 1).
     Text(Text),
     /// Bytes without a meaning to the protocol (RFC 6455 5.6, opcode 2).
+    ///
+    /// An owner that they have (`Bytes::from_owner`) is dropped in the midst of the server's work: its `Drop` may neither panic nor call anything of
+    /// this crate.
     Binary(Bytes),
 }
 

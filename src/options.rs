@@ -61,7 +61,8 @@ A TIME is a number of seconds, or has a unit: 500ms, 2s, 1m, 1h. A SIZE is a num
 64KiB, 1MiB.
 
 Ends on SIGINT or SIGTERM when all clients have parted, or at once on a second one. With --config, SIGHUP has it
-read its flags again: all but those that say where it listens, the path, and those of COMMAND, are heeded at once.
+read its flags again: all but those that say where it listens, and the path, are heeded at once, --max-message by
+those who come then.
 
 Started by systemd it listens on the sockets that it is handed, and says when it is ready, and how it is. Exit status: 0, 2 for a
 mistake in the command line, 1 for any other failure.
@@ -373,13 +374,18 @@ impl Mistake {
                     "memory_budget_bytes" => "--memory",
                     field => field,
                 };
+                let rule = rule
+                    .replace("ping_interval", "--ping-interval")
+                    .replace("max_message_bytes", "--max-message");
                 Some(Self(format!("{flag} {value}: {rule}")))
             }
             whit::Error::Route { path, rule } => Some(Self(format!("--path {path}: {rule}"))),
             whit::Error::Listen { addr, source }
                 if source.kind() == io::ErrorKind::InvalidInput =>
             {
-                Some(Self(format!("--listen {addr}: {source}")))
+                Some(Self(format!(
+                    "--listen {addr}: {source}: an address and a port such as 0.0.0.0:7777, or unix:PATH"
+                )))
             }
             _ => None,
         }

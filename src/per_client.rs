@@ -1,7 +1,7 @@
 //! `whit run`: a process for each connection, which ends with it, and it with the process.
 
 use crate::{
-    cgi,
+    cgi, logging,
     process::{Process, Shown},
     run::Flags,
     stdio::{self, Format, Input, LineTooLong, Output, log_errors},
@@ -32,12 +32,7 @@ impl PerClient {
                 return Ok(());
             }
         };
-        let peer = match conn.request().peer_addr() {
-            // As a proxy told it.
-            Some(addr) if addr.port() == 0 => addr.ip().to_string(),
-            Some(addr) => addr.to_string(),
-            None => "local".into(),
-        };
+        let peer = logging::peer(conn.request());
         let who = format!("{peer} {}[{}]", self.flags.program(), process.id());
 
         let talking = async {

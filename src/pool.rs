@@ -35,10 +35,10 @@ pub(crate) fn allocated(message: &Message) -> usize {
     const OVERHEAD_BYTES: usize = 112;
     const PAGE_BYTES: usize = 4096;
     /// Allocators give whole pages to what is longer, and so does the command's.
-    const LONG_BYTES: usize = 4 * PAGE_BYTES;
+    const WHOLE_PAGES_FROM: usize = 4 * PAGE_BYTES;
 
     let bytes = message.len() + OVERHEAD_BYTES;
-    if bytes > LONG_BYTES {
+    if bytes > WHOLE_PAGES_FROM {
         most_bytes_for(bytes).next_multiple_of(PAGE_BYTES)
     } else {
         bytes

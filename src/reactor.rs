@@ -267,10 +267,11 @@ pub(crate) async fn sleep_until(deadline: Instant) {
 }
 
 /// Waits for so long, among all that the server's thread waits for: in handlers, and wherever else [`block_on`] or a server polls it. It
-/// has no thread of its own there, as timers of smol's have, and in a [`Simulation`](crate::testing::Simulation) it goes by that
+/// has no thread of its own there, as timers of smol's have, and in a `Simulation` it goes by that
 /// clock.
 ///
-/// Elsewhere a thread waits for that time, or until the future is dropped.
+/// Elsewhere a thread waits for that time, or until the future is dropped. Where it was first polled it stays: it is not to be moved from one server or
+/// `block_on` to another.
 ///
 /// # Cancel safety
 ///

@@ -113,6 +113,7 @@ impl Flags {
     }
 
     /// The program, as the log names it.
+    #[cfg(target_os = "linux")]
     pub(crate) fn program(&self) -> String {
         let program = self.command.first().map(Path::new);
         let name = program.and_then(Path::file_name).unwrap_or_default();

@@ -205,6 +205,8 @@ impl Server {
 
     /// Has SIGINT and SIGTERM shut the server down while it serves. A second one ends the process at once, with 128 and the
     /// signal's number as its status. Once the server has ended they do nothing: a program that goes on then has to handle them itself.
+    ///
+    /// With the feature `signals`.
     #[cfg(feature = "signals")]
     #[must_use]
     pub fn shut_down_on_signals(mut self) -> Self {
@@ -218,6 +220,12 @@ impl Server {
     /// Connections that are open keep their sizes and their times to write and to close; pings, heartbeats, the idle time and
     /// the memory budget are anew for all. A [`max_connections_per_ip`](Config::max_connections_per_ip) where there was none counts
     /// the connections that come from then on.
+    ///
+    /// With the feature `signals`.
+    ///
+    /// # Panics
+    ///
+    /// One of `reload` ends the server.
     #[cfg(feature = "signals")]
     #[must_use]
     pub fn reload_on_hangup(
@@ -232,6 +240,8 @@ impl Server {
     /// only what changed), that it was reloaded, and that it is going down. If the unit has `WatchdogSec=`, it also tells twice in
     /// that time that the thread turns: a handler that blocks it is noticed. It needs `Type=notify` or `Type=notify-reload`, and
     /// does nothing where systemd did not start the process.
+    ///
+    /// With the feature `systemd`, on Linux.
     #[cfg(all(feature = "systemd", target_os = "linux"))]
     #[must_use]
     pub fn notify_systemd(mut self) -> Self {
@@ -243,8 +253,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// At the start only: [`Error::Config`](crate::Error::Config), [`Error::Route`](crate::Error::Route), or
-    /// [`Error::Listen`](crate::Error::Listen).
+    /// At the start only: [`Error::Config`](crate::Error::Config), [`Error::Route`](crate::Error::Route),
+    /// [`Error::Listen`](crate::Error::Listen), or [`Error::Reactor`](crate::Error::Reactor).
     pub fn run(self, addrs: impl ToSocketAddrs + fmt::Debug) -> Result<()> {
         self.check()?;
         let listener = Listener::bind(addrs)?;

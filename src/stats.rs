@@ -35,7 +35,7 @@ pub struct Stats {
     pub messages_sent: u64,
     /// Their payloads, in bytes.
     pub bytes_sent: u64,
-    /// Messages that were queued for a client and not sent, because its connection broke before.
+    /// Messages that were queued for a client and not sent, because its connection broke before, or was closed as too slow.
     pub messages_dropped: u64,
     /// Messages of topics that slow subscribers missed, as their [`Policy`](crate::Policy) says.
     pub messages_missed: u64,

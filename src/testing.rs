@@ -169,7 +169,8 @@ impl TestServer {
         self.shutdown.shut_down();
     }
 
-    /// Waits until the server has ended.
+    /// Waits until the server has ended. That takes it up to [`close_timeout`](crate::Config::close_timeout) while a client that it has
+    /// answered, or closed, is still held here.
     pub async fn ended(&self) {
         self.ended.wait().await;
     }
@@ -208,6 +209,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for S {}
 pub struct Client {
     frames: WebSocketStream<Box<dyn ByteStream>>,
     subprotocol: Option<String>,
+    closed: Option<Closed>,
 }
 
 impl Client {
@@ -237,6 +239,7 @@ impl Client {
                 Ok(Self {
                     frames,
                     subprotocol,
+                    closed: None,
                 })
             }
             Err(Error::Http(answer)) => {
@@ -259,22 +262,25 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Closed`] once the connection is closed: [`by`](Closed::by) is then seen from this client's side.
+    /// [`Closed`] once the connection is closed, and ever after: [`by`](Closed::by) is then seen from this client's side.
     pub async fn read(&mut self) -> Result<Message, Closed> {
-        loop {
+        if let Some(closed) = &self.closed {
+            return Err(closed.clone());
+        }
+        let closed = loop {
             match self.frames.next().await {
-                Some(Ok(tungstenite::Message::Close(frame))) => {
-                    return Err(closed_by_server(frame));
-                }
+                Some(Ok(tungstenite::Message::Close(frame))) => break closed_by_server(frame),
                 Some(Ok(message)) => {
                     if let Some(message) = Message::from_wire(&message) {
                         return Ok(message);
                     }
                 }
-                Some(Err(error)) => return Err(lost(&error)),
-                None => return Err(Closed::lost(ClosedBy::Peer, "the connection has ended")),
+                Some(Err(error)) => break lost(&error),
+                None => break Closed::lost(ClosedBy::Peer, "the connection has ended"),
             }
-        }
+        };
+        self.closed = Some(closed.clone());
+        Err(closed)
     }
 
     /// Sends a message.

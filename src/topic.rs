@@ -110,6 +110,12 @@ impl Hub {
             published: RefCell::default(),
             orders,
         }));
+        let shared = Rc::downgrade(&hub.0);
+        hub.0.budget.on_limit(move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.fit();
+            }
+        });
         let pump = hub.clone().pump(published);
         (hub, pump)
     }
@@ -207,6 +213,28 @@ fn place_of(topics: &[Entry], name: &str) -> Result<usize, usize> {
 }
 
 impl Shared {
+    /// Lets go of what a smaller budget has no room for: the oldest of each topic, in turn, and what waits.
+    #[cold]
+    fn fit(&self) {
+        while !self.budget.has_room_to_keep(0) {
+            let topics = self.topics.borrow();
+            let keeping: Vec<_> = topics.iter().filter_map(|one| one.kept.clone()).collect();
+            drop(topics);
+            if keeping.is_empty() {
+                break;
+            }
+            for inner in keeping {
+                if !self.budget.has_room_to_keep(0) {
+                    inner.kept.borrow_mut().remove(0);
+                    inner.stay();
+                }
+            }
+        }
+        if !self.budget.has_room_to_share(0) {
+            self.make_room(0);
+        }
+    }
+
     /// Has those lose what waits for them that have the most, until there is room for so much more, if there ever is.
     #[cold]
     fn make_room(&self, bytes: usize) {
@@ -455,7 +483,7 @@ impl Subscription {
     /// Tells the subscriber how many messages it missed, in a message of its own before the next one that it gets. What `notice` publishes
     /// may be missed, too, and told of with another. A panic of it ends the connection, without a Close.
     pub fn tell_missed<M: Into<Message>>(self, notice: impl Fn(u64) -> M + 'static) -> Self {
-        let notice: Notice = Box::new(move |missed| notice(missed).into());
+        let notice: Notice = Rc::new(move |missed| notice(missed).into());
         self.subscriber.set_notice(notice);
         self
     }
@@ -513,7 +541,7 @@ impl fmt::Display for PublishError {
 impl Error for PublishError {}
 
 impl Publisher {
-    /// As [`Topic::publish`].
+    /// As [`Topic::publish`], but it does not tell how many get it. What is published before the server begins waits for it.
     ///
     /// # Errors
     ///

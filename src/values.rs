@@ -88,7 +88,7 @@ pub(crate) fn at_least_one(
 
 pub(crate) fn mode(text: &str) -> Result<u32, &'static str> {
     match u32::from_str_radix(text, 8) {
-        Ok(mode @ ..=0o777) if text.len() >= 3 => Ok(mode),
+        Ok(mode @ ..=0o777) if text.len() >= 3 && !text.starts_with('+') => Ok(mode),
         _ => Err("not a mode: three octal digits such as 660"),
     }
 }
@@ -194,7 +194,7 @@ mod tests {
     fn a_mode_is_octal() {
         assert_eq!(mode("660"), Ok(0o660));
         assert_eq!(mode("0600"), Ok(0o600));
-        for bad in ["", "6", "888", "1777", "rw-", "-60", "0o660"] {
+        for bad in ["", "6", "888", "1777", "rw-", "-60", "+66", "0o660"] {
             assert!(mode(bad).is_err(), "{bad:?}");
         }
     }

@@ -209,7 +209,7 @@ fn a_mistake_is_one_line_that_names_it() {
         ),
         (
             &["--ping-interval", "5s"],
-            "whit: --pong-timeout 10s: it is not longer than ping_interval",
+            "whit: --pong-timeout 10s: it may not be longer than --ping-interval",
         ),
         (
             &["--max-message", "1.5MiB"],

@@ -54,7 +54,7 @@ fn a_bad_value_is_named_with_its_field_and_its_rule() {
         (config().drain_timeout(Duration::MAX), "drain_timeout is "),
         (
             config().ping_interval(Duration::from_secs(5)),
-            "pong_timeout is 10s: it is not longer than ping_interval",
+            "pong_timeout is 10s: it may not be longer than ping_interval",
         ),
         (
             config().allow_origin("example.com"),

@@ -218,6 +218,49 @@ fn a_descriptor_that_stays_open_can_be_waited_for_again() {
 
 #[cfg(unix)]
 #[test]
+fn several_may_wait_for_a_descriptor() {
+    const TASKS: u8 = 5;
+
+    let waiting = async {
+        let (stream, mut other) = UnixStream::pair().unwrap();
+        let fd = Rc::new(AsyncFd::new(stream).unwrap());
+        while future::poll_once(fd.write_with(|mut stream| stream.write(&[0; 4096])))
+            .await
+            .is_some()
+        {}
+        let executor = LocalExecutor::new();
+        let tasks: Vec<_> = (0..TASKS)
+            .map(|_| {
+                let fd = fd.clone();
+                executor.spawn(async move {
+                    let wrote = fd.write_with(|mut stream| stream.write(b"x")).await;
+                    assert_eq!(wrote.unwrap(), 1);
+                    let mut byte = [0];
+                    let read = fd.read_with(|mut stream| stream.read(&mut byte)).await;
+                    assert_eq!(read.unwrap(), 1);
+                })
+            })
+            .collect();
+        // One of them goes, and those behind it do not wait for it.
+        while executor.try_tick() {}
+        let mut tasks = tasks.into_iter();
+        drop(tasks.next());
+        other.set_nonblocking(true).unwrap();
+        while other.read(&mut [0; 4096]).is_ok() {}
+        other.write_all(&[0; TASKS as usize]).unwrap();
+        executor
+            .run(async {
+                for task in tasks {
+                    task.await;
+                }
+            })
+            .await;
+    };
+    whit::block_on(waiting).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
 fn what_is_always_ready_lets_others_have_their_turn() {
     let (stream, _other) = UnixStream::pair().unwrap();
     let pause = || sleep(Duration::from_millis(1));

@@ -307,3 +307,24 @@ fn the_guard_judges_handshakes_that_are_in_order() {
         );
     });
 }
+
+#[test]
+fn the_guard_sees_the_subprotocol_that_is_chosen() {
+    fn guard(request: &Request) -> Result<(), Response> {
+        match request.subprotocol() {
+            Some("v1") => Ok(()),
+            _ => Err(Response::new(400, "text/plain", "it takes v1\n")),
+        }
+    }
+
+    let config = Config::new().subprotocols(["v2", "v1"]);
+    let server = Server::new().config(config).route("/ws", echo).guard(guard);
+    testing::run(server, |server| async move {
+        for (offered, is_let_in) in [("v3, v1", true), ("v1, v2", false), ("v3", false)] {
+            let headers = [("Sec-WebSocket-Protocol", offered)];
+            let client = server.connect_with("/ws", &headers).await;
+            assert_eq!(client.is_ok(), is_let_in, "{offered}: {client:?}");
+        }
+        assert_eq!(server.connect("/ws").await.unwrap_err().status, 400);
+    });
+}

@@ -630,3 +630,38 @@ fn a_build_without_mqtt_tells_how_to_get_one_with_it() {
         "--mqtt: this whit is built without it: cargo install ",
     );
 }
+
+#[test]
+fn what_is_retained_gives_way_to_a_smaller_budget() {
+    let file = std::env::temp_dir().join(format!("whit-relay-memory-{}", std::process::id()));
+    fs::write(&file, "--memory 32MiB\n").unwrap();
+    let mut relay = Relay::start(&["--config", file.to_str().unwrap()]);
+    smol::block_on(async {
+        let retained = "r".repeat(50_000);
+        for number in 0..100 {
+            let mut client = relay.connect(&format!("{number}?publish")).await;
+            client.send(frame(TEXT, retained.as_bytes())).await;
+            client.send(frame(CLOSE, 1000_u16.to_be_bytes())).await;
+            assert_eq!(client.read_frame().await.0, CLOSE);
+        }
+        let mut stays = relay.connect("live").await;
+        fs::write(&file, "--memory 4MiB\n").unwrap();
+        let pid = relay.child.id().to_string();
+        let status = Command::new("kill").args(["-s", "HUP", &pid]).status();
+        assert!(status.unwrap().success());
+        let mut line = String::new();
+        while line != "reloaded\n" {
+            line.clear();
+            assert_ne!(relay.log.read_line(&mut line).unwrap(), 0, "it ended");
+        }
+        // Nobody is sent away for it, and who comes is let in.
+        stays.send(frame(TEXT, b"hi")).await;
+        assert_eq!(stays.read_frame().await, (TEXT, b"hi".to_vec()));
+        relay.connect("new").await;
+        // Some of it is there still.
+        let mut wide = relay.connect("*").await;
+        assert_eq!(wide.read_frame().await.0, TEXT);
+    });
+    relay.end();
+    fs::remove_file(&file).unwrap();
+}

@@ -188,3 +188,14 @@ fn it_serves_beside_the_users_own_tasks() {
         serving.await.unwrap();
     }));
 }
+
+#[test]
+fn a_client_is_told_the_same_end_ever_after() {
+    testing::run(Server::new().route("/ws", echo), |server| async move {
+        let mut client = server.connect("/ws").await.unwrap();
+        server.shut_down();
+        let closed = client.read().await.unwrap_err();
+        assert_eq!(closed.code(), CloseCode::GOING_AWAY);
+        assert_eq!(client.read().await, Err(closed));
+    });
+}

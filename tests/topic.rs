@@ -958,3 +958,57 @@ fn all_messages_are_accounted_for() {
         assert_eq!(counted, published as u64);
     });
 }
+
+#[test]
+fn what_was_kept_before_the_server_began_has_to_fit() {
+    let config = Config::new().memory_budget_bytes(1024 * 1024);
+    let (server, topic, _subscriptions) = server(config, Policy::DropOldest(10));
+    topic.keep(100);
+    for number in 0..50 {
+        topic.publish(format!("{number:040000}"));
+    }
+    testing::run(server, |server| async move {
+        let mut client = server.connect("/ws").await.unwrap();
+        for expected in 46..50 {
+            let message = client.read().await.unwrap();
+            assert_eq!(message, Message::from(format!("{expected:040000}")));
+        }
+    });
+}
+
+#[test]
+fn what_tells_of_missed_messages_may_set_another_in_its_place() {
+    type Cell = Rc<RefCell<Option<Subscription>>>;
+
+    let server = Server::new();
+    let topic = server.hub().topic("t");
+    let subscribed_to = topic.clone();
+    let server = server.route("/ws", move |conn: Connection| {
+        let topic = subscribed_to.clone();
+        async move {
+            let subscription = Cell::default();
+            let within = subscription.clone();
+            let subscribed = topic.subscribe(&conn, Policy::DropOldest(3));
+            let subscribed = subscribed.tell_missed(move |missed| {
+                let told: Option<Subscription> = within.take();
+                within.replace(told.map(|told| told.tell_missed(|_| "another")));
+                format!("missed {missed}")
+            });
+            subscription.replace(Some(subscribed));
+            let closed = conn.closed().await;
+            subscription.take();
+            Err::<(), _>(closed)
+        }
+    });
+    testing::run(server, |server| async move {
+        let mut slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
+        subscribed(&topic, 1).await;
+        for said in ["missed ", "another"] {
+            publish(&topic, 30).await;
+            while !slow.read_frame().await.1.starts_with(said.as_bytes()) {}
+            for i in 27..30 {
+                assert_eq!(number(slow.read_frame().await), i);
+            }
+        }
+    });
+}

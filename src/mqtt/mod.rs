@@ -144,7 +144,7 @@ impl Bridge {
         loop {
             let began = Instant::now();
             let Err(reason) = session::run(self, &mut on_message).await;
-            self.outbox.0.is_lost();
+            self.outbox.0.lost();
             self.lost(&reason.to_string());
             if began.elapsed() > LONGEST_WAIT {
                 attempt = 0;
@@ -165,7 +165,7 @@ impl Bridge {
 
     fn connected(&self) {
         let state = &self.state;
-        self.outbox.0.is_connected();
+        self.outbox.0.connected();
         state.is_connected.set(true);
         state.reason.take();
         log::info!("mqtt: connected to {}{}", self.broker, self.newly_dropped());

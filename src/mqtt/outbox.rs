@@ -236,13 +236,13 @@ impl Queue {
     }
 
     /// The broker is there.
-    pub(super) fn is_connected(&self) {
+    pub(super) fn connected(&self) {
         self.full.set(false);
         self.too_large.set(false);
     }
 
     /// Puts what may be sent now behind what `out` has. Before the next call it is [`written`](Self::written), or the connection
-    /// [`lost`](Self::is_lost).
+    /// [`lost`](Self::lost).
     pub(super) fn take(&self, out: &mut Vec<u8>, limits: &Limits) {
         let lists = &mut *self.lists.borrow_mut();
         let acknowledged = limits.qos != QoS::Level0;
@@ -300,7 +300,7 @@ impl Queue {
     }
 
     /// The connection is lost: what is not acknowledged is sent again first.
-    pub(super) fn is_lost(&self) {
+    pub(super) fn lost(&self) {
         self.drop_some(self.being_written.take());
         let lists = &mut *self.lists.borrow_mut();
         let Some(first) = lists.in_flight.front_mut() else {
@@ -450,9 +450,9 @@ mod tests {
         let packet = |again, (pid, text): (u16, &str)| (again, Some(pid), text.to_owned());
         assert_eq!(sent(&queue, &LIMITS), [packet(false, a), packet(false, b)]);
         acknowledge(&queue, 2);
-        queue.is_lost();
+        queue.lost();
         assert_eq!(sent(&queue, &LIMITS), [packet(true, b), packet(false, c)]);
-        queue.is_lost();
+        queue.lost();
         assert_eq!(sent(&queue, &LIMITS), [packet(true, b), packet(true, c)]);
         acknowledge(&queue, 4);
         acknowledge(&queue, 3);
@@ -479,7 +479,7 @@ mod tests {
         queue.publish("a", "good".into(), false);
         for _ in 0..MAX_ATTEMPTS {
             assert_eq!(sent(&queue, &LIMITS)[0].2, "bad");
-            queue.is_lost();
+            queue.lost();
         }
         assert_eq!(sent(&queue, &LIMITS), [(true, Some(3), "good".into())]);
         assert_eq!(delivered_and_dropped(&queue), (0, 1));
@@ -502,7 +502,7 @@ mod tests {
         assert_eq!(delivered_and_dropped(&queue), (3, 0));
         queue.publish("a", "d".into(), false);
         assert_eq!(sent(&queue, &limits).len(), 1);
-        queue.is_lost();
+        queue.lost();
         assert_eq!(delivered_and_dropped(&queue), (3, 1));
         assert!(is_empty(&queue));
     }
