@@ -99,8 +99,16 @@ impl<T: AsFd> AsyncFd<T> {
     /// If the system does not let it wait for such: regular files and folders are always ready. Also where this is called neither in a
     /// handler, nor in a future that [`block_on`](crate::block_on) runs, and in a `Simulation`, which has no system.
     pub fn new(fd: T) -> io::Result<Self> {
+        let io = register(fd).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                let reason =
+                    "regular files and folders are always ready: there is nothing to wait for";
+                io::Error::new(error.kind(), reason)
+            }
+            _ => error,
+        })?;
         Ok(Self {
-            io: register(fd)?,
+            io,
             readers: Line::default(),
             writers: Line::default(),
         })
