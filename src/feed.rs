@@ -34,19 +34,26 @@ pub enum Policy {
 pub(crate) struct Published {
     pub(crate) message: Message,
     pub(crate) key: Option<Box<str>>,
+    topic: Rc<str>,
     budget: Rc<Budget>,
     bytes: usize,
 }
 
 impl Published {
     /// None if topics may not have so much more.
-    fn new(message: Message, key: Option<&str>, budget: &Rc<Budget>) -> Option<Rc<Self>> {
+    fn new(
+        message: Message,
+        key: Option<&str>,
+        topic: &Rc<str>,
+        budget: &Rc<Budget>,
+    ) -> Option<Rc<Self>> {
         let bytes = Self::bytes(&message, key);
         budget.has_room_to_share(bytes).then(|| {
             budget.add_shared(bytes);
             Rc::new(Self {
                 message,
                 key: key.map(Into::into),
+                topic: topic.clone(),
                 budget: budget.clone(),
                 bytes,
             })
@@ -108,10 +115,11 @@ impl<'a> Publishing<'a> {
     }
 
     /// What is kept, for one that comes.
-    pub(crate) fn greeting(published: &'a Rc<Published>, topic: &'a Rc<str>) -> Self {
+    pub(crate) fn greeting(published: &'a Rc<Published>) -> Self {
         let Published {
             message,
             key,
+            topic,
             budget,
             ..
         } = &**published;
@@ -139,15 +147,10 @@ impl<'a> Publishing<'a> {
         }
     }
 
-    /// The topic's name, for one that gets messages of more than one.
-    pub(crate) fn name_for(&self, subscriber: &Subscriber) -> Option<Rc<str>> {
-        subscriber.wants_names.then(|| self.topic.clone())
-    }
-
-    /// The same to wait, or to be kept, if topics may have so much. It has no name yet: those who wait for it with one share it, too.
+    /// The same to wait, or to be kept, if topics may have so much. Those who get it with the topic's name share it, too.
     pub(crate) fn share(&mut self) -> Option<Rc<Published>> {
         if self.shared.is_none() {
-            self.shared = Published::new(self.message.clone(), self.key, self.budget);
+            self.shared = Published::new(self.message.clone(), self.key, self.topic, self.budget);
         }
         self.shared.clone()
     }
@@ -250,11 +253,12 @@ impl fmt::Debug for Subscriber {
 
 struct Item {
     published: Rc<Published>,
-    /// What it goes out behind.
-    name: Option<Rc<str>>,
     subscriber: Rc<Subscriber>,
     is_greeting: bool,
 }
+
+// Each connection has its own for each message, and is charged with it: with two words more a few that are slow are shed for want of memory.
+const _: () = assert!(size_of::<Item>() <= 3 * size_of::<usize>());
 
 impl Item {
     /// Whether it is one of those that wait for `subscriber` as far as its policy allows.
@@ -276,20 +280,10 @@ impl Item {
 /// A trait, so that a server without topics has nothing of it in the program: each connection asks for it.
 pub(crate) trait Feed {
     /// Has a message wait, as the subscriber's policy demands.
-    fn push(
-        &self,
-        published: Rc<Published>,
-        name: Option<Rc<str>>,
-        subscriber: &Rc<Subscriber>,
-    ) -> Fed;
+    fn push(&self, published: Rc<Published>, subscriber: &Rc<Subscriber>) -> Fed;
 
     /// Has what greets the subscriber wait.
-    fn push_greeting(
-        &self,
-        published: Rc<Published>,
-        name: Option<Rc<str>>,
-        subscriber: &Rc<Subscriber>,
-    );
+    fn push_greeting(&self, published: Rc<Published>, subscriber: &Rc<Subscriber>);
 
     /// The next message for the connection.
     fn pop(&self) -> Option<Message>;
@@ -375,12 +369,7 @@ impl Items {
 }
 
 impl Feed for Items {
-    fn push(
-        &self,
-        published: Rc<Published>,
-        name: Option<Rc<str>>,
-        subscriber: &Rc<Subscriber>,
-    ) -> Fed {
+    fn push(&self, published: Rc<Published>, subscriber: &Rc<Subscriber>) -> Fed {
         let mut items = self.items.borrow_mut();
         let replaced = match subscriber.policy {
             Policy::Close(capacity) if subscriber.is_full(capacity) => return Fed::TooSlow,
@@ -395,7 +384,7 @@ impl Feed for Items {
             Policy::Latest => {
                 let same = |item: &&mut Item| {
                     item.waits_for(subscriber)
-                        && item.name == name
+                        && item.published.topic == published.topic
                         && item.published.key == published.key
                 };
                 if let Some(item) = items.iter_mut().find(same) {
@@ -411,7 +400,6 @@ impl Feed for Items {
         };
         let item = Item {
             published,
-            name,
             subscriber: subscriber.clone(),
             is_greeting: false,
         };
@@ -428,15 +416,9 @@ impl Feed for Items {
         }
     }
 
-    fn push_greeting(
-        &self,
-        published: Rc<Published>,
-        name: Option<Rc<str>>,
-        subscriber: &Rc<Subscriber>,
-    ) {
+    fn push_greeting(&self, published: Rc<Published>, subscriber: &Rc<Subscriber>) {
         let item = Item {
             published,
-            name,
             subscriber: subscriber.clone(),
             is_greeting: true,
         };
@@ -454,10 +436,10 @@ impl Feed for Items {
         self.settle(items);
         item.leave();
         self.bytes.set(self.bytes.get() - item.published.bytes);
-        let message = &item.published.message;
-        Some(match &item.name {
-            Some(name) => named(name, message),
-            None => message.clone(),
+        let Published { message, topic, .. } = &*item.published;
+        Some(match item.subscriber.wants_names {
+            true => named(topic, message),
+            false => message.clone(),
         })
     }
 

@@ -276,13 +276,12 @@ impl Link {
             let charge = Charge::new(self.account.clone());
             Box::new(Items::new(charge))
         });
-        let name = publishing.name_for(subscriber);
         match publishing.share() {
             Some(published) if publishing.is_greeting => {
-                feed.push_greeting(published, name, subscriber);
+                feed.push_greeting(published, subscriber);
                 self.gate.wake();
             }
-            Some(published) => match feed.push(published, name, subscriber) {
+            Some(published) => match feed.push(published, subscriber) {
                 Fed::Waits => self.gate.wake(),
                 Fed::Missed => self.stats.count_missed(1),
                 Fed::TooSlow => self.close_slow(1),

@@ -417,7 +417,7 @@ impl Inner {
     /// Sends what is kept to one that comes.
     fn greet(&self, link: &Link, subscriber: &Rc<Subscriber>) {
         for published in self.kept.borrow().iter() {
-            let mut publishing = Publishing::greeting(published, &self.name);
+            let mut publishing = Publishing::greeting(published);
             link.take_published(&mut publishing, subscriber);
         }
     }
