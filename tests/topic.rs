@@ -241,14 +241,10 @@ fn a_slow_subscriber_is_told_what_it_missed_where_it_did() {
     let server = Server::new();
     let topic = server.hub().topic("t");
     let subscribed_to = topic.clone();
-    let server = server.route("/ws", move |conn: Connection| {
-        let topic = subscribed_to.clone();
-        async move {
-            let _subscription = topic
-                .subscribe(&conn, Policy::DropOldest(3))
-                .tell_missed(|missed| format!("missed {missed}"));
-            Err::<(), _>(conn.closed().await)
-        }
+    let server = staying(server, move |conn| {
+        subscribed_to
+            .subscribe(conn, Policy::DropOldest(3))
+            .tell_missed(|missed| format!("missed {missed}"))
     });
     testing::run(server, |server| async move {
         let mut slow = Raw::open_holding(&server, "/ws", PIPE_BYTES).await;
